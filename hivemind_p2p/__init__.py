@@ -1,0 +1,1 @@
+"""hivemind_p2p: peer-to-peer compute for notebooks."""

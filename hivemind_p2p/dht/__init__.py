@@ -1,0 +1,1 @@
+"""The directory: a Kademlia of our own that keeps signed, expiring records."""

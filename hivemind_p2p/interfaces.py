@@ -1,0 +1,261 @@
+"""The small Protocols through which the parts meet.
+
+A service never imports its sibling: `peer.py` hands it an object that keeps one of these promises. Tests hand in
+a small fake. Every method that asks another peer has a deadline of its own and raises the errors of `errors.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from hivemind_p2p.types import (
+        ByteRange,
+        Credits,
+        FetchProgress,
+        FileEntry,
+        Link,
+        Offer,
+        Outcome,
+        PeerId,
+        PeerInfo,
+        Record,
+        StageOffer,
+        Work,
+    )
+
+MessageType = TypeVar("MessageType", bound="Message")
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Clock: TypeAlias = Callable[[], float]
+"""Seconds since the epoch. `time.time` in production, a fake in tests."""
+
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """One bidirectional stream to one peer, like trio's `HalfCloseableStream`, plus who is at the other end."""
+
+    @property
+    def remote(self) -> PeerId:
+        """The authenticated peer at the other end."""
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that both sides agreed on, for example ``/hivemind/dht/1``."""
+
+    async def send_all(self, data: Buffer) -> None:
+        """Sends everything; waits while the other side does not read."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Some bytes, or ``b""`` once the other side has sent its end."""
+
+    async def send_eof(self) -> None:
+        """Says that nothing more will be sent; receiving goes on."""
+
+    async def aclose(self) -> None:
+        """Closes both directions. Never fails, never waits long."""
+
+
+StreamHandler: TypeAlias = Callable[[ByteStream], Awaitable[None]]
+
+
+class Transport(Protocol):
+    """Dials peers and accepts streams: libp2p in production, `net.memory` in tests and simulations."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who this peer is."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this peer can be dialled: multiaddrs without ``/p2p/...``."""
+
+    def learn(self, peer: PeerInfo) -> None:
+        """Remembers where a peer can be dialled."""
+
+    def set_handler(self, protocol: str, handler: StreamHandler) -> None:
+        """Calls `handler` in a task of its own for each stream that a peer opens under `protocol`."""
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> ByteStream:
+        """Opens a stream, dialling the peer first where there is no connection.
+
+        Raises:
+            PeerUnreachableError: None of its addresses answered, or none is known.
+        """
+
+
+class Channel(Protocol):
+    """Framed messages over one stream: a protobuf header and raw bytes behind it."""
+
+    @property
+    def remote(self) -> PeerId:
+        """The authenticated peer at the other end."""
+
+    async def send(self, header: Message, payload: Buffer | Sequence[Buffer] = b"") -> None:
+        """Sends one frame, whole or not at all. Safe to call from several tasks."""
+
+    async def receive(self, kind: type[MessageType], *, max_payload: int = 0) -> tuple[MessageType, memoryview]:
+        """The next frame. One task receives at a time.
+
+        Raises:
+            StreamClosedError: The other side ended the stream.
+            ProtocolError: The frame is malformed or larger than allowed.
+            HivemindError: The other side sent an error frame: the class that it names.
+        """
+
+    async def send_eof(self) -> None:
+        """Says that nothing more will be sent."""
+
+    async def aclose(self) -> None:
+        """Closes the stream both ways."""
+
+
+ChannelHandler: TypeAlias = Callable[[Channel], Awaitable[None]]
+
+
+class Network(Protocol):
+    """What services see of the network: channels to peers by id, and one handler a protocol. `net.router` is it."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who this peer is."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this peer can be dialled."""
+
+    def learn(self, peer: PeerInfo) -> None:
+        """Remembers where a peer can be dialled."""
+
+    def serve(self, protocol: str, handler: ChannelHandler, *, most_at_once: int = 256) -> None:
+        """Answers a protocol. A handler that raises has its error sent to the caller; the peer lives on."""
+
+    async def open(self, peer: PeerId, protocol: str, *, deadline: float = 10.0) -> Channel:
+        """A channel to a peer.
+
+        Raises:
+            PeerUnreachableError: None of its addresses answered.
+            DeadlineExceededError: It did not answer within `deadline` seconds.
+        """
+
+
+class Directory(Protocol):
+    """Signed, expiring records under keys, each signer holding one record a key. `dht.service` is it."""
+
+    async def publish(self, key: str, value: bytes, *, lifetime: float) -> None:
+        """Stores this peer's record and keeps it alive (republished until withdrawn)."""
+
+    async def withdraw(self, key: str) -> None:
+        """Stops republishing and replaces the record by an empty, soon expiring one."""
+
+    async def lookup(self, key: str) -> tuple[Record, ...]:
+        """Everybody's current records under a key; empty if there are none."""
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo:
+        """Where a peer can be dialled.
+
+        Raises:
+            PeerUnreachableError: Nobody knows it.
+        """
+
+
+Progress: TypeAlias = Callable[["FetchProgress"], None]
+
+
+class Content(Protocol):
+    """Contents by link. `bt.service` is it."""
+
+    async def share(self, path: Path) -> Link:
+        """Hashes a file or folder in place, announces it and serves it from where it lies."""
+
+    async def files(self, link: Link) -> tuple[FileEntry, ...]:
+        """The files of a content, by its manifest."""
+
+    async def fetch(
+        self,
+        link: Link,
+        *,
+        to: Path | None = None,
+        wanted: Mapping[str, Sequence[ByteRange]] | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Fetches a content, or only the pieces that hold the wanted ranges, and announces it.
+
+        Args:
+            link: Which content.
+            to: The folder to put it in; by default one in the peer's own data folder.
+            wanted: Byte ranges by file path; None for everything.
+            progress: Called on each piece.
+
+        Returns:
+            The folder (or the file) as it lies on the disk. Where only ranges were wanted the rest is a hole.
+        """
+
+
+class OfferBook(Protocol):
+    """The offers of the hive, cached, and this peer's own. `offers.py` is it."""
+
+    async def offers(self, *, fresh: bool = False) -> tuple[Offer, ...]:
+        """The current offers of others and of this peer; asked anew where `fresh` or the cache is old."""
+
+    async def set_stages(self, stages: Sequence[StageOffer]) -> None:
+        """Replaces the stages in this peer's own offer and publishes it."""
+
+
+class Executor(Protocol):
+    """Runs work on this machine, behind the sandbox. `worker.executor` is it."""
+
+    async def run(self, work: Work) -> Outcome:
+        """Runs to the end. Cancelling the call kills the work.
+
+        Raises:
+            TaskRefusedError: It does not fit on this machine now.
+        """
+
+
+class Payer(Protocol):
+    """The caller's purse. `credits.client` is it. What is passed on is opaque to the services that pass it."""
+
+    async def authorise(self, payee: PeerId, limit: Credits) -> bytes:
+        """A payment that lets `payee` start work of up to `limit`: a hold made for it, and the voucher so far.
+
+        Raises:
+            InsufficientCreditsError: The account does not cover it.
+            AccountRequiredError: This peer has no account.
+        """
+
+    async def pay(self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits) -> tuple[Credits, bytes]:
+        """Checks a receipt and pays it.
+
+        Returns:
+            What it cost, and the payment (countersigned receipt and a voucher that covers it).
+
+        Raises:
+            VoucherError: The receipt is forged, is for other work, or is above the limit.
+        """
+
+
+class Earner(Protocol):
+    """The worker's till. `credits.client` is it."""
+
+    async def admit(self, payer: PeerId, payment: bytes, *, limit: Credits) -> None:
+        """Checks that work of up to `limit` will be paid.
+
+        Raises:
+            PaymentRequiredError: No hold covers it, or too much is unpaid.
+            VoucherError: The hold or voucher is forged or expired.
+        """
+
+    async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
+        """A signed receipt for work done."""
+
+    async def collect(self, payer: PeerId, payment: bytes) -> None:
+        """Takes a payment; the best voucher is handed to the bootstrap soon after.
+
+        Raises:
+            VoucherError: It does not cover the bill.
+        """

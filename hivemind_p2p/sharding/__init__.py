@@ -1,0 +1,1 @@
+"""Models split into stages over peers, and generations that run through them."""

@@ -1,0 +1,1 @@
+"""The task types that every peer knows."""

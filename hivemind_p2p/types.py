@@ -1,0 +1,201 @@
+"""The nouns that more than one part of the house uses: frozen records, no behaviour beyond arithmetic."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NewType
+
+from hivemind_p2p.errors import ConfigurationError
+
+PeerId = NewType("PeerId", str)
+"""A libp2p peer id in base58, for example ``12D3KooW...``; an Ed25519 one holds the whole public key."""
+
+Link = NewType("Link", str)
+"""The magnet URI of a content: ``magnet:?xt=urn:btmh:1220<sha-256 of the manifest>&dn=<name>``."""
+
+Credits = NewType("Credits", int)
+"""An amount in millionths of a credit, so that sums are exact."""
+
+CREDIT = Credits(1_000_000)
+"""One whole credit."""
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes of a size such as ``512MiB``, ``1.5GB`` or 1024.
+
+    Raises:
+        ConfigurationError: It is no size, or below zero.
+    """
+    if isinstance(size, int):
+        if size < 0:
+            raise ConfigurationError(f"a size cannot be below zero: {size}")
+        return size
+    match = _SIZE.match(size)
+    if match is None:
+        raise ConfigurationError(f"not a size: {size!r}", hint="Write it like 512MiB, 1.5GB or 1048576.")
+    number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** " KMGT".index(unit.upper() or " "))
+
+
+def format_credits(amount: int) -> str:
+    """An amount for people, for example ``0.012500``."""
+    sign = "-" if amount < 0 else ""
+    whole, fraction = divmod(abs(amount), CREDIT)
+    return f"{sign}{whole}.{fraction:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """Who a peer is and where it can be dialled (multiaddrs without the ``/p2p/...`` part)."""
+
+    peer_id: PeerId
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a task needs of the machine that runs it.
+
+    Args:
+        cpus: Cores kept busy.
+        memory: Bytes, or text such as ``"512MiB"``.
+        seconds: Wall time after which the task is stopped.
+    """
+
+    cpus: float = 1.0
+    memory: int | str = "512MiB"
+    seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", parse_bytes(self.memory))
+        if self.cpus <= 0 or self.seconds <= 0:
+            raise ConfigurationError(f"a task needs more than zero cpus and seconds: {self}")
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory in bytes."""
+        return parse_bytes(self.memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a peer asks, in millionths of a credit."""
+
+    per_task: Credits = Credits(100)
+    per_cpu_second: Credits = Credits(1_000)
+    per_layer_token: Credits = Credits(1)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LayerSpan:
+    """The layers ``[start, stop)`` of a model."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}-{self.stop - 1}" if len(self) else f"{self.start} (empty)"
+
+
+@dataclass(frozen=True, slots=True)
+class StageOffer:
+    """A span of a model that a peer hosts, or is loading."""
+
+    link: Link
+    span: LayerSpan
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a peer lends and at what price; travels as a signed, expiring record."""
+
+    peer: PeerInfo
+    name: str = ""
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    task_types: tuple[str, ...] = ()
+    prices: Prices = field(default_factory=Prices)
+    serves_models: bool = False
+    stages: tuple[StageOffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the directory gives back for a key: one signer's newest value, its signature already checked."""
+
+    key: str
+    signer: PeerId
+    value: bytes
+    sequence: int
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """The bytes ``[start, stop)`` of a file."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of a content: its path inside the content, with ``/`` between the parts, and its bytes."""
+
+    path: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far a fetch is. Bytes count what was asked for, not the whole content."""
+
+    done_bytes: int
+    wanted_bytes: int
+    sources: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a piece of work took."""
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task as the worker sees it: where it comes from, what to run, what it may use."""
+
+    task_id: str
+    caller: PeerId
+    task_type: str
+    payload: bytes
+    needs: Needs
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a piece of work ended.
+
+    Attributes:
+        payload: The result as encoded safe values; empty if it failed.
+        error_code: Empty if it went well, else the code of the class in `errors`.
+        error_message: One sentence.
+        remote_traceback: The child's traceback, where there is one.
+    """
+
+    usage: Usage
+    payload: bytes = b""
+    error_code: str = ""
+    error_message: str = ""
+    remote_traceback: str = ""

@@ -1,0 +1,1 @@
+"""Runs work on this machine: the sandbox, the child process in it, and what it used."""
