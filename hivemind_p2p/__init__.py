@@ -1,1 +1,86 @@
-"""hivemind_p2p: peer-to-peer compute for notebooks."""
+"""hivemind_p2p: peer-to-peer compute for notebooks.
+
+    import hivemind_p2p as hm
+
+    with hm.local_hive(peers=3) as hive:
+        print(hive.submit(pow, 2, 10).result())
+
+General layout, from the bottom up; imports run downwards only:
+
+    errors types interfaces config defaults identity telemetry    words and promises
+    proto/                                                        what travels between peers
+    net/                                                          streams, messages, handlers; libp2p lives here
+    dht/  bt/  sharding/  tasks/  credits/                        the services, which never import each other
+    worker/                                                       runs work on this machine, behind the sandbox
+    offers  peer                                                  where the services are wired together
+    portal  job  model  hive  local                               the synchronous face for scripts and notebooks
+    cli  demo  notebook/                                          what people see
+
+Importing this package loads neither torch nor libp2p: every name below is loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hivemind_p2p import errors
+    from hivemind_p2p.hive import AsyncHive, Hive, connect, open_hive
+    from hivemind_p2p.identity import Identity
+    from hivemind_p2p.job import Job, JobList
+    from hivemind_p2p.local import local_hive
+    from hivemind_p2p.model import Model
+    from hivemind_p2p.types import LayerSpan, Link, Needs, PeerId, Prices
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncHive": "hive",
+    "Hive": "hive",
+    "Identity": "identity",
+    "Job": "job",
+    "JobList": "job",
+    "LayerSpan": "types",
+    "Link": "types",
+    "Model": "model",
+    "Needs": "types",
+    "PeerId": "types",
+    "Prices": "types",
+    "connect": "hive",
+    "local_hive": "local",
+    "open_hive": "hive",
+}
+
+__all__ = [
+    "AsyncHive",
+    "Hive",
+    "Identity",
+    "Job",
+    "JobList",
+    "LayerSpan",
+    "Link",
+    "Model",
+    "Needs",
+    "PeerId",
+    "Prices",
+    "__version__",
+    "connect",
+    "errors",
+    "local_hive",
+    "open_hive",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("hivemind_p2p.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hivemind_p2p' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"hivemind_p2p.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

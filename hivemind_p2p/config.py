@@ -1,0 +1,179 @@
+"""Where settings come from: flags, then ``HIVEMIND_P2P_*``, then ``config.toml``, then the defaults.
+
+This is the one module that reads environment variables and TOML. ``config.toml`` lies in the user's config folder
+(``HIVEMIND_P2P_CONFIG`` names another one) and holds the same names as the flags, with ``_`` for ``-``:
+
+    bootstrap = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
+    username = "ada"
+    memory = "8GiB"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hivemind_p2p import defaults
+from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.types import Prices, parse_bytes
+
+PREFIX = "HIVEMIND_P2P_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a peer can be told. See the flags of ``hivemind-peer run --help``.
+
+    Attributes:
+        bootstrap: The multiaddr of the hive's bootstrap, with its ``/p2p/`` part.
+        username: The account that pays and earns; None for a peer without one.
+        password: Its password.
+        register: Make the account if there is none of this name.
+        data: The folder of the node's state; None for a temporary one that goes with the peer.
+        identity: A key file; None for ``<data>/identity.key``.
+        listen: Multiaddrs to listen on.
+        name: What others see beside the peer id.
+        lend: Whether tasks are taken.
+        cpus: Cores lent to tasks; 0 for as many as the machine has.
+        memory: Bytes lent to tasks and stages; 0 for half of the machine's.
+        serve_models: ``none``, or ``any`` to host stages of the models that the hive publishes.
+        sandbox: ``auto``, ``bubblewrap`` or ``none``.
+        threads: Torch threads a stage computes with.
+        prices: What this peer asks.
+    """
+
+    bootstrap: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    register: bool = False
+    data: Path | None = None
+    identity: Path | None = None
+    listen: tuple[str, ...] = (defaults.LISTEN_ADDRESS,)
+    name: str = ""
+    lend: bool = False
+    cpus: float = 0.0
+    memory: int = 0
+    serve_models: str = "none"
+    sandbox: str = "auto"
+    threads: int = 1
+    prices: Prices = field(default_factory=Prices)
+
+
+_NAMES = {item.name for item in fields(Settings)} - {"prices"}
+_CHOICES = {"serve_models": ("none", "any"), "sandbox": ("auto", "bubblewrap", "none")}
+
+
+def config_file() -> Path:
+    """The config file that `load` reads where it exists."""
+    if named := os.environ.get(f"{PREFIX}CONFIG"):
+        return Path(named)
+    import platformdirs
+
+    return platformdirs.user_config_path("hivemind_p2p") / "config.toml"
+
+
+def data_folder() -> Path:
+    """Where a peer that is run from the command line keeps its state unless told otherwise."""
+    import platformdirs
+
+    return platformdirs.user_data_path("hivemind_p2p")
+
+
+def load(**flags: Any) -> Settings:
+    """The settings; a flag that is None counts as not given.
+
+    Raises:
+        ConfigurationError: A value cannot be understood; the message says where it came from.
+    """
+    merged: dict[str, Any] = {}
+    for source, values in (
+        (str(config_file()), _from_file(config_file())),
+        ("the environment", _from_environment(os.environ)),
+        ("the arguments", {name: value for name, value in flags.items() if value is not None}),
+    ):
+        merged |= {name: _convert(name, value, source) for name, value in values.items()}
+    return Settings(**merged)
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    names = {name: f"{PREFIX}{name.upper()}" for name in _NAMES}
+    return {name: environment[variable] for name, variable in names.items() if environment.get(variable)}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read {path}: {error}") from error
+    if unknown := sorted(set(values) - _NAMES):
+        raise ConfigurationError(f"unknown setting in {path}: {', '.join(unknown)}")
+    return values
+
+
+def _convert(name: str, value: Any, source: str) -> Any:
+    convert: Callable[[Any], Any] = _CONVERTERS[name] if name in _CONVERTERS else _text
+    try:
+        converted = convert(value)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name} in {source}: {error.message}", hint=error.hint) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name} in {source} cannot be {value!r}") from error
+    if name in _CHOICES and converted not in _CHOICES[name]:
+        raise ConfigurationError(f"{name} in {source} is {value!r}; it can be {' or '.join(_CHOICES[name])}")
+    return converted
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in known:
+        raise ValueError(value)
+    return known[value.lower()]
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(_text(part) for part in value)
+
+
+def _path(value: Any) -> Path:
+    return Path(value).expanduser()
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not number >= 0:
+        raise ValueError(value)
+    return number
+
+
+def _threads(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError(value)
+    return int(value)
+
+
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "register": _truth,
+    "lend": _truth,
+    "data": _path,
+    "identity": _path,
+    "listen": _addresses,
+    "cpus": _positive,
+    "memory": parse_bytes,
+    "threads": _threads,
+}
