@@ -117,7 +117,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _convert(name: str, value: Any, source: str) -> Any:
-    convert: Callable[[Any], Any] = _CONVERTERS[name] if name in _CONVERTERS else _text
+    convert: Callable[[Any], Any] = _CONVERTERS.get(name, _text)
     try:
         converted = convert(value)
     except ConfigurationError as error:

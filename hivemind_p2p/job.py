@@ -7,10 +7,12 @@ waited for from a script (`job.result()`), from a notebook cell (`await job`) an
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, wait
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
+from hivemind_p2p.errors import TaskTimeoutError
 from hivemind_p2p.types import CREDIT, Credits, PeerId
 
 T = TypeVar("T")
@@ -21,7 +23,6 @@ class Job(Future[T], Generic[T]):
 
     Attributes:
         id: The task's id, as it stands on the receipt.
-        state: PENDING, QUEUED, ASSIGNED, RUNNING, COMPLETED, FAILED, CANCELLED or TIMED_OUT.
         peer: Who runs or ran it; None until a peer took it.
     """
 
@@ -29,10 +30,22 @@ class Job(Future[T], Generic[T]):
         super().__init__()
         self.id = job_id
         self.name = name
-        self.state = "PENDING"
+        self._stage = "PENDING"
         self.peer: PeerId | None = None
         self._cost = Credits(0)
         self._end_remote_work: Callable[[], None] | None = None
+
+    @property
+    def state(self) -> str:
+        """PENDING, QUEUED, ASSIGNED, RUNNING, COMPLETED, FAILED, CANCELLED or TIMED_OUT."""
+        if self.cancelled():
+            return "CANCELLED"
+        if not self.done():
+            return self._stage
+        error = self.exception()
+        if error is None:
+            return "COMPLETED"
+        return "TIMED_OUT" if isinstance(error, TaskTimeoutError) else "FAILED"
 
     @property
     def cost(self) -> Decimal:
@@ -47,11 +60,31 @@ class Job(Future[T], Generic[T]):
         """Ends the job and its remote work. False if it was done already."""
         if not super().cancel():
             return False
-        self.state = "CANCELLED"
         self.set_running_or_notify_cancel()  # tells concurrent.futures.wait and as_completed
         if self._end_remote_work is not None:
             self._end_remote_work()
         return True
+
+    def when_cancelled(self, end: Callable[[], None]) -> None:
+        """Calls `end` if the job is cancelled; at once if it is already."""
+        self._end_remote_work = end
+        if self.cancelled():
+            end()
+
+    def moved(self, stage: str, peer: PeerId | None) -> None:
+        """Notes how far the task is, and with whom."""
+        self._stage, self.peer = stage, peer or self.peer
+
+    def complete(self, value: T, *, peer: PeerId, cost: Credits) -> None:
+        """Puts the result in, unless the job was cancelled in the meantime."""
+        self.peer, self._cost = peer, cost
+        with suppress(InvalidStateError):
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Puts an error in, unless the job was cancelled in the meantime."""
+        with suppress(InvalidStateError):
+            self.set_exception(error)
 
     def result(self, timeout: float | None = None) -> T:
         """The function's result.

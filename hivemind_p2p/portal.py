@@ -14,12 +14,14 @@ import atexit
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _START_DEADLINE = 30.0
 """Seconds for the thread to come up; it takes milliseconds, even on a machine that swaps."""
@@ -55,9 +57,25 @@ class Portal:
             future.cancel()
             raise
 
-    def iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+    def call_watched(self, function: Callable[[Callable[[U], None]], Awaitable[T]], show: Callable[[U], None]) -> T:
+        """Like `call`, for a function that reports progress: `show` runs here, in the thread that waits.
+
+        Widgets may only be touched from the kernel's thread, which is why `show` never runs on the trio thread.
+        """
+        reports: SimpleQueue[tuple[U] | None] = SimpleQueue()
+        future = self.start(function, lambda report: reports.put((report,)))
+        future.add_done_callback(lambda _: reports.put(None))
+        try:
+            while (report := reports.get()) is not None:
+                show(report[0])
+        except BaseException:
+            future.cancel()
+            raise
+        return future.result()
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """Iterates over an async iterator from outside; leaving the loop early closes it."""
-        return _Bridge(self, make)
+        return _Bridge(self, items)
 
     @property
     def alive(self) -> bool:
@@ -74,11 +92,15 @@ class Portal:
 
 
 class _Bridge(Iterator[T]):
-    """Pulls one item at a time, so that the other side never runs ahead of the reader by more than its own buffer."""
+    """Pulls one item at a time.
 
-    def __init__(self, portal: Portal, make: Callable[[], AsyncIterator[T]]) -> None:
+    `items` must allow `__anext__` from different tasks: no async generator, as one with a cancel scope inside breaks
+    when its steps run in different tasks.
+    """
+
+    def __init__(self, portal: Portal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._iterator: AsyncIterator[T] | None = make()
+        self._iterator: AsyncIterator[T] | None = items
 
     def __iter__(self) -> Iterator[T]:
         return self

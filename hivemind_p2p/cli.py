@@ -1,0 +1,278 @@
+"""``hivemind-peer``: run a peer, or use a hive from the command line.
+
+Results go to stdout (one line of JSON with ``--json``), errors to stderr: one line what happened, one line what to
+do, and a non-zero exit code; ``-v`` shows the traceback and the log.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hivemind_p2p import __version__, config
+from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+
+if TYPE_CHECKING:
+    from hivemind_p2p.hive import Hive
+
+app = typer.Typer(
+    help="Lend this machine to a hive, or use a hive from the command line.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Bootstrap = Annotated[str | None, typer.Option(help="The bootstrap's multiaddr, with its /p2p/ part.")]
+Username = Annotated[str | None, typer.Option(help="The account that pays and earns.")]
+Identity = Annotated[Path | None, typer.Option(help="A key file; made on first use.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line; logs go to stderr.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and the traceback of an error.")]
+
+
+def main() -> None:
+    """The command."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Lend this machine to a hive, or use a hive from the command line."""
+    if version:
+        typer.echo(f"hivemind_p2p {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    bootstrap: Bootstrap = None,
+    username: Username = None,
+    register: Annotated[
+        bool | None, typer.Option("--register", help="Make the account if there is none of this name.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of this node's state.")] = None,
+    listen: Annotated[list[str] | None, typer.Option(help="A multiaddr to listen on; may be repeated.")] = None,
+    name: Annotated[str | None, typer.Option(help="What others see beside the peer id.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="Cores to lend; all by default.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory to lend, such as 8GiB; half by default.")] = None,
+    serve_models: Annotated[str | None, typer.Option(help="any: host stages of published models; or none.")] = None,
+    sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap or none.")] = None,
+    exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Lend this machine to a hive, until Ctrl-C. The password comes from HIVEMIND_P2P_PASSWORD or config.toml."""
+    with reported_errors(verbose=verbose):
+        configure_logs(verbose=verbose, as_json=as_json)
+        settings = config.load(
+            bootstrap=bootstrap,
+            username=username,
+            register=register,
+            data=data,
+            listen=listen or None,
+            name=name,
+            cpus=cpus,
+            memory=memory,
+            serve_models=serve_models,
+            sandbox=sandbox,
+            lend=True,
+        )
+        _run_peer(settings, as_json=as_json, exit_with_parent=exit_with_parent)
+
+
+def _run_peer(settings: config.Settings, *, as_json: bool, exit_with_parent: bool) -> None:
+    from dataclasses import replace
+
+    import trio
+
+    from hivemind_p2p.peer import open_peer
+
+    chosen = settings if settings.data is not None else replace(settings, data=config.data_folder())
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def live() -> None:
+                async with open_peer(chosen) as peer:
+                    say_ready(as_json=as_json, peer_id=peer.peer_id, addresses=peer.addresses)
+                    await trio.sleep_forever()
+
+            nursery.start_soon(live)
+            await wait_for_the_end(exit_with_parent=exit_with_parent)
+            nursery.cancel_scope.cancel()
+
+    trio.run(serve)
+
+
+@app.command()
+def demo(
+    peers: Annotated[int, typer.Option(help="How many peers to start.", min=1, max=8)] = 3,
+    model: Annotated[Path | None, typer.Option(help="A checkpoint folder of your own.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the model goes on with.")] = "def main(",
+    verbose: Verbose = False,
+) -> None:
+    """Start a hive on this machine and show all that it does, in about half a minute."""
+    with reported_errors(verbose=verbose):
+        from hivemind_p2p.demo import run_demo
+
+        run_demo(peers=peers, model=model, prompt=prompt)
+
+
+@app.command()
+def status(
+    bootstrap: Bootstrap = None,
+    username: Username = None,
+    identity: Identity = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show who is in the hive, what they lend, and the account's balance."""
+    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+        peers = [row for row in hive.peers() if not row.is_me]
+        balance = hive.balance() if hive.has_account else None
+        if as_json:
+            _print_json({"peers": [_plain(row) for row in peers], "balance": _plain(balance)})
+            return
+        from rich.console import Console
+
+        from hivemind_p2p.tables import peers_table
+
+        Console().print(peers_table(peers))
+        if balance is not None:
+            typer.echo(str(balance))
+
+
+@app.command()
+def submit(
+    function: Annotated[str, typer.Argument(help="module:function, or file.py:function.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="JSON values; what is no JSON is text.")] = None,
+    bootstrap: Bootstrap = None,
+    username: Username = None,
+    identity: Identity = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the result.")] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a function on some peer and print what it returns, for example: hivemind-peer submit math:factorial 20."""
+    with reported_errors(verbose=verbose):
+        called = _find_function(function)
+        values = [_json_or_text(argument) for argument in arguments or []]
+    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+        job = hive.submit(called, *values)
+        result = job.result(timeout)
+        if as_json:
+            _print_json({"result": result, "peer": job.peer, "cost": job.cost})
+        else:
+            typer.echo(repr(result))
+
+
+@app.command()
+def share(
+    path: Annotated[Path, typer.Argument(help="A file or a folder.")],
+    bootstrap: Bootstrap = None,
+    username: Username = None,
+    identity: Identity = None,
+    as_model: Annotated[bool, typer.Option("--model", help="Announce it as a model for peers to host.")] = False,
+    exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Share a file or folder until Ctrl-C, and print its link."""
+    import trio
+
+    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+        link = hive.publish_model(path) if as_model else hive.share(path)
+        say_ready(as_json=as_json, peer_id=hive.peer_id, addresses=hive.addresses, link=link)
+        trio.run(lambda: wait_for_the_end(exit_with_parent=exit_with_parent))
+
+
+@app.command()
+def fetch(
+    link: Annotated[str, typer.Argument(help="What share printed.")],
+    to: Annotated[Path, typer.Option(help="The folder to put it in.")] = Path(),
+    bootstrap: Bootstrap = None,
+    username: Username = None,
+    identity: Identity = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fetch what somebody shares."""
+    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+        path = hive.fetch(link, to, progress=not as_json)
+        _print_json({"path": str(path)}) if as_json else typer.echo(str(path))
+
+
+@app.command()
+def generate(
+    link: Annotated[str, typer.Argument(help="The link of a published model.")],
+    prompt: Annotated[str, typer.Argument(help="What to go on with.")],
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to add at most.", min=1)] = 50,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    bootstrap: Bootstrap = None,
+    username: Username = None,
+    identity: Identity = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Generate text with a model that is spread over the hive."""
+    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+        model = hive.load_model(link, progress=not as_json)
+        pieces = model.generate(prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stream=True)
+        if as_json:
+            _print_json({"text": prompt + "".join(pieces)})
+            return
+        typer.echo(prompt, nl=False)
+        for piece in pieces:
+            typer.echo(piece, nl=False)
+        typer.echo()
+
+
+@contextmanager
+def _connected(
+    bootstrap: str | None, username: str | None, identity: Path | None, *, as_json: bool, verbose: bool
+) -> Iterator[Hive]:
+    """A hive for the time of a command, its errors reported in two lines."""
+    with reported_errors(verbose=verbose):
+        from hivemind_p2p.hive import connect
+
+        configure_logs(verbose=verbose, as_json=as_json)
+        with connect(bootstrap=bootstrap, username=username, identity=identity) as hive:
+            yield hive
+
+
+def _find_function(name: str) -> Callable[..., Any]:
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise ConfigurationError(f"not a function: {name!r}", hint="Write module:function or file.py:function.")
+    try:
+        if place.endswith(".py"):
+            return runpy.run_path(place)[attribute]  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(place), attribute)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError, KeyError, OSError, SyntaxError) as error:
+        raise ConfigurationError(f"cannot find the function {name!r}: {error}") from error
+
+
+def _json_or_text(argument: str) -> Any:
+    try:
+        return json.loads(argument)
+    except ValueError:
+        return argument
+
+
+def _plain(value: Any) -> Any:
+    from dataclasses import asdict
+
+    return None if value is None else asdict(value)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, default=str) + "\n")

@@ -1,0 +1,435 @@
+"""The hive, as a program sees it: `Hive` for scripts and notebooks, `AsyncHive` for programs that run trio.
+
+`Hive` holds no logic of its own: each method crosses the portal (`portal.py`) to the `AsyncHive` that lives on the
+background trio thread and owns the peer (`peer.py`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import trio
+
+from hivemind_p2p import config, portal, telemetry
+from hivemind_p2p.errors import AccountRequiredError, ConfigurationError, HivemindError
+from hivemind_p2p.job import Job, JobList
+from hivemind_p2p.model import AsyncModel, Model
+from hivemind_p2p.peer import Peer, open_peer
+from hivemind_p2p.types import Credits, Link, Needs
+from hivemind_p2p.views import Balance, PeerList, Statement, peer_rows
+
+if TYPE_CHECKING:
+    from hivemind_p2p.interfaces import Progress
+    from hivemind_p2p.sharding.model import LoadProgress
+
+T = TypeVar("T")
+
+_events = telemetry.source("hive")
+
+CLOSE_DEADLINE = 10.0
+"""Seconds for saying goodbye: withdrawing offers and settling vouchers with peers that may be gone."""
+
+MAX_COST = Credits(10_000_000)
+"""Ten credits: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
+
+
+class AsyncHive:
+    """A connection to a hive, for programs that run trio. Made by `open_hive`."""
+
+    def __init__(self, peer: Peer, nursery: trio.Nursery) -> None:
+        self.peer = peer
+        self._nursery = nursery
+        self._closed = False
+        self._token = trio.lowlevel.current_trio_token()
+
+    def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
+        """Starts ``function(*args, **kwargs)`` on some peer; await the job for its result.
+
+        Raises:
+            NotSerializableError: The function or an argument cannot be packed.
+        """
+        from hivemind_p2p.tasks.library.function import pack
+
+        job = new_job(function)
+        self.start_packed(job, pack(function, args, kwargs), needs or Needs())
+        return job
+
+    def map(self, function: Callable[[Any], T], items: Iterable[Any], *, needs: Needs | None = None) -> JobList[T]:
+        """Starts ``function(item)`` for each item; the jobs are in the order of the items."""
+        return JobList(self.submit(function, item, needs=needs) for item in items)
+
+    def start_packed(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
+        """Starts a function that is packed already; called on the trio thread."""
+        if self._closed:
+            job.cancel()
+            return
+        self._nursery.start_soon(self._run, job, payload, needs)
+
+    async def _run(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
+        from hivemind_p2p.tasks.library.function import NAME
+        from hivemind_p2p.tasks.spec import TaskSpec
+
+        spec = TaskSpec(task_id=job.id, task_type=NAME, payload=payload, needs=needs, max_cost=MAX_COST)
+        try:
+            with trio.CancelScope() as scope:
+                job.when_cancelled(lambda: self.from_anywhere(scope.cancel))
+                result = await self.peer.tasks.run(spec, on_state=lambda state, peer: job.moved(str(state), peer))
+                job.complete(result.value, peer=result.peer, cost=result.cost)
+        except Exception as error:
+            # Whatever it is belongs to the job's owner; one bad task must not end the hive.
+            if not isinstance(error, HivemindError):
+                _events.error("job_broke", job=job.id, exc_info=error)
+            job.fail(error)
+        finally:
+            job.cancel()  # only has an effect where the hive closes while the job is under way
+
+    def from_anywhere(self, function: Callable[[], None]) -> None:
+        """Runs `function` on the trio thread soon; may be called from any thread."""
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            return  # the work ended with the loop
+
+    def close(self) -> None:
+        """Cancels what runs. Leaving `open_hive` does this."""
+        self._closed = True
+        self._nursery.cancel_scope.cancel()
+
+    async def share(self, path: Path | str) -> Link:
+        """Shares a file or folder from where it lies, for as long as this hive is open."""
+        return await self.peer.content.share(_local(path))
+
+    async def fetch(self, link: Link | str, to: Path | str | None = None, *, progress: Progress | None = None) -> Path:
+        """Fetches a content and returns where it lies; it is served to others from then on."""
+        folder = _local(to) if to is not None else None
+        return await self.peer.content.fetch(Link(link), to=folder, progress=progress)
+
+    async def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
+        """Shares a checkpoint folder and announces it, so that peers that serve models host its layers.
+
+        Args:
+            folder: A Hugging Face checkpoint folder.
+            stages: In how many spans to cut it; by default as many as there are willing peers.
+
+        Raises:
+            CheckpointError: The folder is no complete checkpoint.
+        """
+        return await self.peer.models.publish(_local(folder), stages=stages)
+
+    async def load_model(
+        self, link: Link | str, *, timeout: float = 120.0, progress: Callable[[LoadProgress], None] | None = None
+    ) -> AsyncModel:
+        """Waits until every layer of a published model has a host.
+
+        Raises:
+            MissingLayersError: Some layers had no host after `timeout` seconds; the error names them.
+        """
+        remote = await self.peer.models.load(Link(link), progress=progress, timeout=timeout)
+        return AsyncModel(remote, self._nursery)
+
+    async def peers(self) -> PeerList:
+        """Who is in the hive and what they lend."""
+        return PeerList(peer_rows(await self.peer.offers.offers(fresh=True), self.peer.peer_id))
+
+    async def balance(self) -> Balance:
+        """What the account has, and what is set aside for work under way."""
+        return Balance.of(await self._accounts().balance())
+
+    async def statement(self, limit: int = 100) -> Statement:
+        """The account's last rows in the ledger, newest first."""
+        return Statement.of(await self._accounts().statement(limit))
+
+    def _accounts(self) -> Any:
+        if self.peer.accounts is None:
+            raise AccountRequiredError("this peer has no account")
+        return self.peer.accounts
+
+
+@asynccontextmanager
+async def open_hive(
+    bootstrap: str | None = None,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    identity: Path | str | None = None,
+    **settings: Any,
+) -> AsyncIterator[AsyncHive]:
+    """Joins a hive from a trio program.
+
+    Example:
+        >>> async def main():
+        ...     async with open_hive("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...") as hive:
+        ...         print(await hive.submit(pow, 2, 10))
+
+    Args are those of `connect`.
+    """
+    chosen = config.load(bootstrap=bootstrap, username=username, password=password, identity=identity, **settings)
+    if chosen.bootstrap is None:
+        raise ConfigurationError(
+            "no bootstrap is known",
+            hint="Pass bootstrap=..., set HIVEMIND_P2P_BOOTSTRAP, or try it here with hm.local_hive().",
+        )
+    async with open_peer(chosen) as peer, trio.open_nursery() as nursery:
+        hive = AsyncHive(peer, nursery)
+        yield hive
+        hive.close()
+
+
+def _local(path: Path | str) -> Path:
+    return Path(path).expanduser()
+
+
+def new_job(function: Callable[..., Any]) -> Job[Any]:
+    """A job with an id of its own, named after its function."""
+    return Job(uuid.uuid4().hex, getattr(function, "__qualname__", type(function).__name__))
+
+
+class Hive:
+    """A connection to a hive, for scripts and notebooks. Made by `connect` or `local_hive`.
+
+    Example:
+        >>> with connect("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...") as hive:  # doctest: +SKIP
+        ...     hive.submit(pow, 2, 10).result()
+        1024
+    """
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._portal = portal.shared()
+        self._closed = False
+        self._asynchronous, self._close = self._portal.call(_keep_open, self._portal, settings)
+        self._forget = portal.close_at_exit(self.close)
+
+    @property
+    def peer_id(self) -> str:
+        """Who this program is in the hive."""
+        return self._asynchronous.peer.peer_id
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this program's peer can be dialled, with its id."""
+        return self._asynchronous.peer.addresses
+
+    @property
+    def has_account(self) -> bool:
+        """Whether this hive was joined with a username."""
+        return self._asynchronous.peer.accounts is not None
+
+    def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
+        """Starts ``function(*args, **kwargs)`` on some peer.
+
+        Args:
+            function: Any function that cloudpickle can pack, a lambda or one from a notebook cell included.
+            *args: Its arguments.
+            needs: What it needs of the machine.
+            **kwargs: Its named arguments.
+
+        Returns:
+            A job; ``job.result()`` waits, ``await job`` waits in a cell.
+
+        Raises:
+            NotSerializableError: The function or an argument cannot be packed.
+        """
+        from hivemind_p2p.tasks.library.function import pack
+
+        self._check_open()
+        # Packed here, so that a function that cannot travel fails in the line that submitted it.
+        payload = pack(function, args, kwargs)
+        job = new_job(function)
+        self._asynchronous.from_anywhere(lambda: self._asynchronous.start_packed(job, payload, needs or Needs()))
+        return job
+
+    def map(
+        self,
+        function: Callable[[Any], T],
+        items: Iterable[Any],
+        *,
+        needs: Needs | None = None,
+        progress: bool = False,
+    ) -> JobList[T]:
+        """Starts ``function(item)`` for each item.
+
+        Args:
+            function: Takes one item.
+            items: What to call it with.
+            needs: What each call needs of the machine.
+            progress: Shows a progress bar (a widget in a notebook).
+
+        Returns:
+            The jobs, in the order of the items; ``jobs.results()`` waits for all.
+        """
+        jobs: JobList[T] = JobList(self.submit(function, item, needs=needs) for item in items)
+        if progress:
+            from hivemind_p2p.notebook.progress import watch_jobs
+
+            watch_jobs(jobs)
+        return jobs
+
+    def share(self, path: Path | str) -> Link:
+        """Shares a file or folder from where it lies, for as long as this hive is open."""
+        return self._call(self._asynchronous.share, path)
+
+    def fetch(self, link: Link | str, to: Path | str | None = None, *, progress: bool = False) -> Path:
+        """Fetches a content.
+
+        Args:
+            link: What `share` gave.
+            to: The folder to put it in; by default one of this peer's own.
+            progress: Shows a progress bar (a widget in a notebook).
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            NoSourceError: Nobody has the pieces that are missing. What has arrived is kept.
+        """
+        from hivemind_p2p.notebook.progress import fetch_view
+
+        self._check_open()
+        with fetch_view(shown=progress) as show:
+            return self._portal.call_watched(lambda report: self._asynchronous.fetch(link, to, progress=report), show)
+
+    def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
+        """Shares a checkpoint folder and announces it. See `AsyncHive.publish_model`."""
+        return self._call(lambda: self._asynchronous.publish_model(folder, stages=stages))
+
+    def load_model(self, link: Link | str, *, timeout: float = 120.0, progress: bool = True) -> Model:
+        """Waits, with progress, until every layer of a published model has a host.
+
+        Raises:
+            MissingLayersError: Some layers had no host after `timeout` seconds; the error names them.
+        """
+        from hivemind_p2p.notebook.progress import load_view
+
+        self._check_open()
+        with load_view(shown=progress) as show:
+            model = self._portal.call_watched(
+                lambda report: self._asynchronous.load_model(link, timeout=timeout, progress=report), show
+            )
+        return Model(model, self._portal)
+
+    def peers(self) -> PeerList:
+        """Who is in the hive and what they lend."""
+        return self._call(self._asynchronous.peers)
+
+    def balance(self) -> Balance:
+        """What the account has, and what is set aside for work under way."""
+        return self._call(self._asynchronous.balance)
+
+    def statement(self, limit: int = 100) -> Statement:
+        """The account's last rows in the ledger, newest first."""
+        return self._call(self._asynchronous.statement, limit)
+
+    def close(self) -> None:
+        """Leaves the hive: cancels what runs, settles, says goodbye. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._forget()
+        self._portal.call(self._close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<Hive: closed>"
+        return f"<Hive: peer {self.peer_id[-6:]} of bootstrap {self._asynchronous.peer.bootstrap_id[-6:]}>"
+
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import hive_html
+
+        return hive_html(self)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...).")
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        self._check_open()
+        return self._portal.call(function, *args)
+
+
+def connect(
+    bootstrap: str | None = None,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    identity: Path | str | None = None,
+    **settings: Any,
+) -> Hive:
+    """Joins a hive that runs.
+
+    Each argument that is not given comes from ``HIVEMIND_P2P_*``, then ``config.toml``, then the defaults.
+
+    Args:
+        bootstrap: The bootstrap's multiaddr, with its ``/p2p/`` part.
+        username: The account that pays; without one only what is free can be used.
+        password: Its password.
+        identity: A key file; by default this program is a new peer each time.
+        **settings: Any other field of `config.Settings`.
+
+    Raises:
+        BootstrapUnreachableError: Nobody answers at that address.
+        AuthenticationError: Wrong password, or no such account.
+        ConfigurationError: No bootstrap was named anywhere.
+    """
+    chosen = config.load(bootstrap=bootstrap, username=username, password=password, identity=identity, **settings)
+    if chosen.bootstrap is None:
+        raise ConfigurationError(
+            "no bootstrap is known",
+            hint="Pass bootstrap=..., set HIVEMIND_P2P_BOOTSTRAP, or try it here with hm.local_hive().",
+        )
+    return Hive(chosen)
+
+
+async def _keep_open(bridge: portal.Portal, settings: config.Settings) -> tuple[AsyncHive, Callable[[], Any]]:
+    """Opens a hive in a task of its own on the portal; gives the hive and the function that closes it."""
+    opened: list[AsyncHive] = []
+    failed: list[BaseException] = []
+    ready, closing, closed = trio.Event(), trio.Event(), trio.Event()
+
+    async def live() -> None:
+        try:
+            async with open_peer(settings) as peer, trio.open_nursery() as nursery:
+                opened.append(AsyncHive(peer, nursery))
+                ready.set()
+                await closing.wait()
+                opened[0].close()
+        except BaseException as error:
+            failed.append(error)
+            raise
+        finally:
+            ready.set()
+            closed.set()
+
+    async def close() -> None:
+        closing.set()
+        with trio.move_on_after(CLOSE_DEADLINE):
+            await closed.wait()
+
+    life = bridge.start(live)
+    try:
+        await ready.wait()
+    except trio.Cancelled:
+        life.cancel()
+        raise
+    if not opened:
+        raise _cause(failed[0])
+    return opened[0], close
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The one error inside nested groups of one: what the caller can act upon."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,245 @@
+"""One peer: the one place where the services are wired together.
+
+A peer is a process with an Ed25519 identity in a hive. Every peer can find others, share contents, and use tasks
+and models; one that lends (`hivemind-peer run`) also runs tasks and hosts stages. The order below is the order in
+which things stand on each other:
+
+    transport -> router -> directory -> content -> account, purse, till -> offers -> tasks, models
+                                                                             └-> executor, task and stage services
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from hivemind_p2p import telemetry
+from hivemind_p2p.bt.service import SwarmService
+from hivemind_p2p.config import Settings
+from hivemind_p2p.credits.client import AccountClient, Purse, Till
+from hivemind_p2p.dht.service import DirectoryService
+from hivemind_p2p.errors import AuthenticationError, ConfigurationError
+from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.addresses import split_peer
+from hivemind_p2p.net.router import Router
+from hivemind_p2p.net.transport import open_transport
+from hivemind_p2p.offers import OfferService
+from hivemind_p2p.sharding.model import ModelClient
+from hivemind_p2p.tasks.client import TaskClient
+from hivemind_p2p.types import Offer, PeerId, PeerInfo
+
+if TYPE_CHECKING:
+    from hivemind_p2p.sharding.service import StageService
+    from hivemind_p2p.tasks.service import TaskService
+
+GOODBYE_DEADLINE = 3.0
+"""Seconds for withdrawing the offer and settling: a peer that leaves must not wait for those that are gone."""
+
+_events = telemetry.source("peer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A running peer and its services; made by `open_peer`."""
+
+    identity: Identity
+    settings: Settings
+    folder: Path
+    bootstrap: PeerInfo
+    network: Router
+    directory: DirectoryService
+    content: SwarmService
+    offers: OfferService
+    accounts: AccountClient | None
+    purse: Purse | None
+    till: Till | None
+    tasks: TaskClient
+    models: ModelClient
+    task_service: TaskService | None = None
+    stage_service: StageService | None = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who this peer is."""
+        return self.identity.peer_id
+
+    @property
+    def bootstrap_id(self) -> PeerId:
+        """Whom this hive trusts."""
+        return self.bootstrap.peer_id
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this peer can be dialled, with its id."""
+        return tuple(f"{address}/p2p/{self.peer_id}" for address in self.network.addresses)
+
+    def statistics(self) -> dict[str, Any]:
+        """The figures of every service, by its name."""
+        services = {
+            "network": self.network,
+            "directory": self.directory,
+            "content": self.content,
+            "offers": self.offers,
+            "tasks": self.task_service,
+            "stages": self.stage_service,
+        }
+        return {name: service.statistics() for name, service in services.items() if service is not None}
+
+
+@asynccontextmanager
+async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
+    """Runs a peer for the time of the block.
+
+    Raises:
+        ConfigurationError: The settings name no bootstrap.
+        BootstrapUnreachableError: It does not answer.
+        AuthenticationError: It does not accept the username and password.
+        PortInUseError: The port to listen on is taken.
+    """
+    if settings.bootstrap is None:
+        raise ConfigurationError("no bootstrap is known", hint="Name one with --bootstrap /ip4/.../tcp/.../p2p/...")
+    bootstrap = split_peer(settings.bootstrap)
+    async with AsyncExitStack() as stack:
+        folder = _data_folder(settings, stack)
+        identity = Identity.load_or_create(settings.identity or folder / "identity.key")
+        transport = await stack.enter_async_context(open_transport(identity, settings.listen))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        network = Router(transport, nursery)
+        network.learn(bootstrap)
+        directory = DirectoryService(network, identity, clock=time.time, seeds=[bootstrap])
+        await nursery.start(directory.run)
+        content = SwarmService(network, directory, folder / "content", clock=time.time)
+        await nursery.start(content.run)
+        accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
+        offers = OfferService(network, directory, _own_offer(settings, identity, network))
+        peer = Peer(
+            identity=identity,
+            settings=settings,
+            folder=folder,
+            bootstrap=bootstrap,
+            network=network,
+            directory=directory,
+            content=content,
+            offers=offers,
+            accounts=accounts,
+            purse=purse,
+            till=till,
+            tasks=TaskClient(network, offers, purse),
+            models=ModelClient(network, content, offers, directory, purse),
+        )
+        if settings.lend:
+            peer = await _lend(peer, stack, nursery)
+        _events.info("peer_ready", peer=peer.peer_id, addresses=network.addresses)
+        try:
+            yield peer
+        finally:
+            await _say_goodbye(peer)
+
+
+def _data_folder(settings: Settings, stack: AsyncExitStack) -> Path:
+    if settings.data is None:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hivemind-p2p-")))
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return settings.data
+
+
+async def _open_account(
+    settings: Settings,
+    identity: Identity,
+    network: Router,
+    bootstrap: PeerInfo,
+    folder: Path,
+    nursery: trio.Nursery,
+) -> tuple[AccountClient | None, Purse | None, Till | None]:
+    if settings.username is None:
+        return None, None, None
+    if settings.password is None:
+        raise ConfigurationError("a username without a password", hint="Set HIVEMIND_P2P_PASSWORD.")
+    accounts = AccountClient(network, bootstrap.peer_id)
+    try:
+        await accounts.login(settings.username, settings.password)
+    except AuthenticationError:
+        if not settings.register:
+            raise
+        await accounts.register(settings.username, settings.password)
+    purse = Purse(network, identity, bootstrap.peer_id, clock=time.time)
+    till = Till(network, identity, bootstrap.peer_id, clock=time.time, folder=folder / "vouchers")
+    await nursery.start(till.run)
+    return accounts, purse, till
+
+
+def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer:
+    info = PeerInfo(identity.peer_id, network.addresses)
+    if not settings.lend:
+        return Offer(peer=info, name=settings.name)
+    from hivemind_p2p.tasks.registry import task_type_names
+
+    return Offer(
+        peer=info,
+        name=settings.name,
+        cpus=settings.cpus or float(os.cpu_count() or 1),
+        memory_bytes=settings.memory or _half_of_the_memory(),
+        task_types=task_type_names(),
+        prices=settings.prices,
+        serves_models=settings.serve_models != "none",
+    )
+
+
+def _half_of_the_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total // 2)
+
+
+async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Peer:
+    """Starts what runs others' work, and publishes the offer."""
+    from dataclasses import replace
+
+    from hivemind_p2p.sharding.service import StageService
+    from hivemind_p2p.tasks.service import TaskService
+    from hivemind_p2p.worker.executor import ChildExecutor
+
+    own = peer.offers.own
+    executor = await stack.enter_async_context(
+        ChildExecutor(
+            peer.folder / "work",
+            slots=max(1, int(own.cpus)),
+            memory_bytes=own.memory_bytes,
+            sandbox=peer.settings.sandbox,
+        )
+    )
+    task_service = TaskService(
+        peer.network, executor, peer.till, own.prices, cpus=own.cpus, memory_bytes=own.memory_bytes
+    )
+    stage_service = None
+    if own.serves_models:
+        stage_service = StageService(
+            peer.network,
+            peer.content,
+            peer.offers,
+            peer.directory,
+            peer.till,
+            threads=peer.settings.threads,
+            memory_bytes=own.memory_bytes,
+            prices=own.prices,
+        )
+        await nursery.start(stage_service.run)
+    await peer.offers.publish()
+    return replace(peer, task_service=task_service, stage_service=stage_service)
+
+
+async def _say_goodbye(peer: Peer) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.offers.withdraw)
+            if peer.till is not None:
+                nursery.start_soon(peer.till.drain)

@@ -1,0 +1,89 @@
+"""What every command does the same way: say when it is ready, end when told to, and report errors in two lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import trio
+
+from hivemind_p2p import telemetry
+from hivemind_p2p.errors import HivemindError
+
+
+def say_ready(*, as_json: bool, peer_id: str, addresses: Sequence[str], http: str | None = None, **more: Any) -> None:
+    """Tells whoever started this command that it serves now: one line of JSON, or a few for people."""
+    if as_json:
+        event = {"event": "ready", "peer_id": peer_id, "addresses": list(addresses), "http": http}
+        print(json.dumps(event | {"pid": os.getpid()} | more), flush=True)  # noqa: T201
+        return
+    print(f"ready as {peer_id}", flush=True)  # noqa: T201
+    for address in addresses:
+        print(f"  {address}", flush=True)  # noqa: T201
+    for name, value in {"status page": http, **more}.items():
+        if value is not None:
+            print(f"  {name}: {value}", flush=True)  # noqa: T201
+
+
+async def wait_for_the_end(*, exit_with_parent: bool = False) -> None:
+    """Returns on SIGTERM or SIGINT, or where `exit_with_parent`, when stdin closes.
+
+    The program that started this one holds the other end of stdin, so it closes however that program ended, SIGKILL
+    included.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_signalled, nursery.cancel_scope)
+        if exit_with_parent:
+            nursery.start_soon(_parent_ended, nursery.cancel_scope)
+
+
+async def _signalled(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _parent_ended(scope: trio.CancelScope) -> None:
+    # Left waiting in its thread when a signal comes first; a daemon thread of trio's, so it keeps nothing alive.
+    await trio.to_thread.run_sync(_read_to_the_end, abandon_on_cancel=True)
+    scope.cancel()
+
+
+def _read_to_the_end() -> None:
+    while os.read(0, 4096):
+        pass
+
+
+@contextmanager
+def reported_errors(*, verbose: bool) -> Iterator[None]:
+    """Turns an error into two lines on stderr and exit code 1: what happened, what to do. Ctrl-C exits with 130."""
+    try:
+        yield
+    except (HivemindError, BaseExceptionGroup) as error:
+        found = find_error(error)
+        if found is None or verbose:
+            raise
+        # Not from None: with -v the whole chain is shown above.
+        print(f"error: {found.message}\nhint: {found.hint}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def find_error(error: BaseException) -> HivemindError | None:
+    """The first of our own errors inside nested exception groups."""
+    if isinstance(error, HivemindError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := find_error(part))), None)
+    return None
+
+
+def configure_logs(*, verbose: bool, as_json: bool) -> None:
+    """Logs to stderr: warnings, or everything with -v; as JSON lines where the output is."""
+    telemetry.configure("debug" if verbose else "warning", as_json=as_json)

@@ -1,0 +1,130 @@
+"""What a hive tells people: peers, a balance, a statement; amounts in whole credits, text and HTML side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from hivemind_p2p.types import CREDIT, Offer, PeerId, StageOffer
+
+
+def in_credits(amount: int) -> Decimal:
+    """Millionths of a credit as credits, exactly."""
+    return Decimal(amount) / CREDIT
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """One peer and what it lends."""
+
+    peer_id: PeerId
+    name: str
+    addresses: tuple[str, ...]
+    cpus: float
+    memory_bytes: int
+    task_types: tuple[str, ...]
+    serves_models: bool
+    stages: tuple[StageOffer, ...]
+    is_me: bool
+
+
+def peer_rows(offers: Iterable[Offer], me: PeerId) -> list[PeerRow]:
+    """The offers as rows, ordered by name."""
+    rows = [
+        PeerRow(
+            peer_id=offer.peer.peer_id,
+            name=offer.name or offer.peer.peer_id[-6:],
+            addresses=offer.peer.addresses,
+            cpus=offer.cpus,
+            memory_bytes=offer.memory_bytes,
+            task_types=offer.task_types,
+            serves_models=offer.serves_models,
+            stages=offer.stages,
+            is_me=offer.peer.peer_id == me,
+        )
+        for offer in offers
+    ]
+    return sorted(rows, key=lambda row: (row.name, row.peer_id))
+
+
+class PeerList(list[PeerRow]):
+    """The peers of a hive; a table in a notebook."""
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self)} peer{'' if len(self) == 1 else 's'}"]
+        lines += [
+            f"  {row.name:<12} …{row.peer_id[-6:]}  {row.cpus:g} cpus  {row.memory_bytes / 2**30:.1f} GiB  "
+            f"{stages_text(row.stages)}".rstrip()
+            for row in self
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import peers_html
+
+        return peers_html(self)
+
+
+def stages_text(stages: Sequence[StageOffer]) -> str:
+    """Hosted layers in a few words, for example ``layers 0-1, 4-5 (loading)``."""
+    if not stages:
+        return ""
+    return "layers " + ", ".join(f"{stage.span}{'' if stage.ready else ' (loading)'}" for stage in stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has, in credits.
+
+    Attributes:
+        available: Free to be spent.
+        held: Set aside for work under way; what is not used comes back.
+    """
+
+    available: Decimal
+    held: Decimal
+
+    @classmethod
+    def of(cls, balance: Any) -> Balance:
+        """From the amounts that the bootstrap sent."""
+        return cls(in_credits(balance.available), in_credits(balance.held))
+
+    def __str__(self) -> str:
+        return f"{self.available:.6f} credits available, {self.held:.6f} held"
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRow:
+    """One row of the ledger that touches the account, in credits."""
+
+    time: datetime
+    what: str
+    amount: Decimal
+    counterparty: str
+
+
+class Statement(list[StatementRow]):
+    """The account's rows in the ledger, newest first; a table in a notebook."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Any]) -> Statement:
+        """From the rows that the bootstrap sent."""
+        return cls(
+            StatementRow(datetime.fromtimestamp(row.time, UTC), row.what, in_credits(row.amount), row.counterparty)
+            for row in rows
+        )
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{row.time:%Y-%m-%d %H:%M:%S}  {row.amount:>+14.6f}  {row.what}  {row.counterparty}".rstrip()
+            for row in self
+        ]
+        return "\n".join(lines) or "no rows yet"
+
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import statement_html
+
+        return statement_html(self)
