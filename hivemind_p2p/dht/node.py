@@ -1,0 +1,112 @@
+"""What one peer of the directory decides: how it answers, and what it learns from being asked.
+
+A plain class without a network, so that the same decisions run in production, in unit tests and in a simulation of
+many peers. Two clocks: `now` is seconds since the epoch, which records are dated in; `at` is seconds on a
+clock that never jumps, by which peers are judged.
+"""
+
+from __future__ import annotations
+
+from hivemind_p2p.dht import ids, wire
+from hivemind_p2p.dht.ids import NodeId
+from hivemind_p2p.dht.lookup import PARALLEL, READ_WIDTH, Lookup
+from hivemind_p2p.dht.messages import FindPeers, FindRecords, Refusal, Request, Response, SignedBytes, Store
+from hivemind_p2p.dht.records import RecordStore
+from hivemind_p2p.dht.routing_table import BUCKET_SIZE, RoutingTable
+from hivemind_p2p.errors import ProtocolError, RecordError
+from hivemind_p2p.types import PeerId, PeerInfo
+
+MOST_MERGED = 8192
+"""Records that one lookup merges: all that 8 replicas can hold under a key, twice."""
+
+
+class Node:
+    """The state of one peer in the directory and the rules that it follows.
+
+    Args:
+        own: Who it is.
+        seeds: Peers that are asked where no other peer is known.
+        parallel: Requests that its lookups have on the way at once.
+    """
+
+    def __init__(self, own: PeerId, *, seeds: tuple[PeerInfo, ...] = (), parallel: int = PARALLEL) -> None:
+        self.own = own
+        self.table = RoutingTable(own)
+        self.store = RecordStore()
+        self.refused = 0
+        self._seeds = seeds
+        self._parallel = parallel
+
+    def answer(self, request: Request, *, now: float, at: float) -> tuple[Response, PeerInfo | None]:
+        """Answers a question and remembers who asked.
+
+        Returns:
+            The response, and a silent peer that should be checked because it is in the way of the one that asked.
+        """
+        asker = request.sender.peer_id
+        match request.question:
+            case FindPeers(target):
+                response = Response(peers=self.table.closest(target, BUCKET_SIZE, without=asker))
+            case Store(records):
+                response = Response(refusals=self._keep(records, now))
+            case FindRecords(key, after):
+                response = self._find(asker, key, after, now)
+        return response, self.table.seen(request.sender, at)
+
+    def find_peers(self, target: NodeId, at: float, *, start: tuple[PeerInfo, ...] = ()) -> Lookup:
+        """A lookup of the peers closest to a point, which begins with the closest known ones and `start`."""
+        return self._lookup(target, BUCKET_SIZE, start, at)
+
+    def find_records(self, key: str, at: float, *, start: tuple[PeerInfo, ...] = ()) -> Lookup:
+        """A lookup of the replicas of a key that have to be read."""
+        return self._lookup(ids.of_key(key), READ_WIDTH, start, at)
+
+    def worth_asking(self, peers: tuple[PeerInfo, ...], at: float) -> tuple[PeerInfo, ...]:
+        """The peers that can be dialled and have not just failed, with the addresses that they gave themselves."""
+        known = (self.table.get(info.peer_id) or info for info in peers)
+        return tuple(info for info in known if info.addresses and not self.table.is_avoided(info.peer_id, at))
+
+    def merge(self, merged: RecordStore, key: str, records: tuple[SignedBytes, ...], now: float) -> None:
+        """Takes a replica's records into a lookup's result; what is forged, expired or under another key is not."""
+        for record in records:
+            try:
+                merged.put(record.body, record.signature, now, under=key)
+            except RecordError:
+                self.refused += 1
+
+    def new_merge(self, key: str, now: float) -> RecordStore:
+        """The result of a lookup to begin with: this peer's own replica."""
+        merged = RecordStore(most_signers=MOST_MERGED, most_records=MOST_MERGED)
+        for signed in self.store.get(key, now):
+            merged.adopt(signed, now)
+        return merged
+
+    def _lookup(self, target: NodeId, width: int, start: tuple[PeerInfo, ...], at: float) -> Lookup:
+        known = self.worth_asking(self.table.closest(target, BUCKET_SIZE), at)
+        return Lookup(target, (*(known or self._seeds), *start), own=self.own, width=width, parallel=self._parallel)
+
+    def _keep(self, records: tuple[SignedBytes, ...], now: float) -> tuple[Refusal, ...]:
+        refusals: list[Refusal] = []
+        for index, record in enumerate(records):
+            try:
+                self.store.put(record.body, record.signature, now)
+            except RecordError as error:
+                refusals.append(Refusal(index, error.message))
+        self.refused += len(refusals)
+        return tuple(refusals)
+
+    def _find(self, asker: PeerId, key: str, after: str, now: float) -> Response:
+        page, next_after = self.store.page(key, after, now, most_bytes=wire.MAX_BATCH, most_records=wire.MOST_RECORDS)
+        # The peers are told once, with the first page.
+        peers = () if after else self.table.closest(ids.of_key(key), BUCKET_SIZE, without=asker)
+        return Response(peers=peers, records=tuple(wire.as_bytes(signed) for signed in page), next=next_after)
+
+
+def check_page(question: FindRecords, response: Response, remote: PeerId) -> None:
+    """Checks that pages move on, so that a replica cannot send records for ever.
+
+    Raises:
+        ProtocolError: They do not.
+    """
+    if response.next and response.next <= question.after:
+        raise ProtocolError(f"peer {remote} sends the records under {question.key!r} in circles")

@@ -1,0 +1,85 @@
+"""What this peer has published, and when each record has to be published again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hivemind_p2p.dht import records
+from hivemind_p2p.dht.records import MAX_LIFETIME, SignedRecord
+from hivemind_p2p.errors import RecordError
+from hivemind_p2p.identity import Identity
+
+REPUBLISHED = 3
+"""How often a record is stored in its lifetime: it outlives the failure of one attempt, and nearly of two."""
+
+RETRY_AFTER = 2.0
+"""Seconds after which a record that found no replica is tried again."""
+
+
+@dataclass(slots=True)
+class _Publication:
+    value: bytes
+    lifetime: float
+    expires_at: float
+    due_at: float
+
+
+class Publications:
+    """The records of one signer, alive.
+
+    Two clocks: `now` is seconds since the epoch, for what is signed; `at` is seconds on a clock that never jumps, for
+    when to sign it again.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._publications: dict[str, _Publication] = {}
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._publications)
+
+    def publish(self, key: str, value: bytes, lifetime: float, *, now: float, at: float) -> SignedRecord:
+        """A new record, which from now on is due every third of its lifetime.
+
+        Raises:
+            RecordError: The key or value is too large, the value is empty, or the lifetime is out of bounds.
+        """
+        if not value:
+            raise RecordError(f"the value under {key!r} is empty, which is how a withdrawn record looks")
+        if not 0 < lifetime <= MAX_LIFETIME:
+            raise RecordError(f"a record lives up to {MAX_LIFETIME:g} s, not {lifetime:g} s")
+        signed = self._sign(key, value, now, now + lifetime)
+        self._publications[key] = _Publication(value, lifetime, now + lifetime, at + lifetime / REPUBLISHED)
+        return signed
+
+    def withdraw(self, key: str, *, now: float) -> SignedRecord | None:
+        """A tombstone that lives as long as the last record could have; None if there is nothing to withdraw."""
+        publication = self._publications.pop(key, None)
+        if publication is None or publication.expires_at <= now:
+            return None
+        return self._sign(key, b"", now, publication.expires_at)
+
+    def renew(self, *, now: float, at: float) -> tuple[SignedRecord, ...]:
+        """New records for all that are due."""
+        due = [(key, publication) for key, publication in self._publications.items() if publication.due_at <= at]
+        for _, publication in due:
+            publication.expires_at = now + publication.lifetime
+            publication.due_at = at + publication.lifetime / REPUBLISHED
+        return tuple(self._sign(key, publication.value, now, publication.expires_at) for key, publication in due)
+
+    def unreplicated(self, key: str, at: float) -> None:
+        """Notes that nobody took a record, so that it is soon due again."""
+        if publication := self._publications.get(key):
+            publication.due_at = min(publication.due_at, at + RETRY_AFTER)
+
+    def next_due(self) -> float | None:
+        """When the next record is due; None if nothing is published."""
+        return min((publication.due_at for publication in self._publications.values()), default=None)
+
+    def _sign(self, key: str, value: bytes, now: float, expires_at: float) -> SignedRecord:
+        # Milliseconds, so that a peer which starts again goes on above the sequences of its former life.
+        sequence = max(int(now * 1000), self._sequence + 1)
+        signed = records.sign(self._identity, key, value, sequence=sequence, expires_at=expires_at)
+        self._sequence = sequence
+        return signed

@@ -1,0 +1,359 @@
+"""The directory: signed, expiring records under keys, kept by the peers that lie closest to each key.
+
+Participants: every peer of the hive; each asks, answers, and keeps records for the others. Seeds (mostly the
+bootstrap) are peers like any other; all that is special about them is that their addresses are known beforehand.
+
+Messages: a `Request` (find peers, store, find records) and its `Response`, in sequence on a channel that is kept
+open for a while. See `docs/en/protocols/dht.md`.
+
+Goals:
+    - A record that `publish` has stored is found by every peer at once, until it expires or is withdrawn, as long as
+      one of its up to 20 replicas can be reached.
+    - Replicas are not trusted: a record is checked against its signer, and the newest of several answers counts.
+    - A peer that stalls, lies or vanishes costs a lookup a second at the most, once, and never its result.
+    - Seeds that were away, or that started again with nothing, are found again within seconds.
+
+Non-goals: secrecy (whoever knows a key reads what is under it); many thousand records under one key; resistance to
+an attacker who makes up peer ids close to a key.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from hivemind_p2p import defaults, telemetry
+from hivemind_p2p.dht import ids, wire
+from hivemind_p2p.dht.asker import Asker
+from hivemind_p2p.dht.channels import KEPT_IDLE, PROTOCOL, REQUEST_DEADLINE
+from hivemind_p2p.dht.lookup import PARALLEL
+from hivemind_p2p.dht.messages import FindPeers, Store
+from hivemind_p2p.dht.node import Node
+from hivemind_p2p.dht.publications import Publications
+from hivemind_p2p.dht.records import MAX_KEY, SignedRecord
+from hivemind_p2p.errors import (
+    BootstrapUnreachableError,
+    BusyError,
+    HivemindError,
+    PeerUnreachableError,
+    RecordError,
+)
+from hivemind_p2p.identity import Identity
+from hivemind_p2p.interfaces import Channel, Clock, Network
+from hivemind_p2p.proto import dht_pb2
+from hivemind_p2p.types import PeerId, PeerInfo, Record
+
+MOST_CHANNELS = 1024
+"""Conversations answered at once; each is idle most of the time."""
+
+MOST_CHANNELS_OF_PEER = 16
+"""Conversations with one peer: above what its lookups have on the way at once, and no way to crowd out others."""
+
+PLACED_AT_ONCE = 4
+"""Keys whose replicas are looked for at once when many records are due."""
+
+SEEDS_EVERY = 10.0
+"""Seconds between looks at whether the seeds are among the known peers."""
+
+REFRESH_EVERY = 600.0
+"""Seconds after which a bucket without lookups is refreshed."""
+
+SWEEP_EVERY = 30.0
+"""Seconds between sweeps that drop expired records and unused channels."""
+
+_events = telemetry.source("directory")
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryStatistics:
+    """What the directory has done since the start.
+
+    Attributes:
+        peers: Peers in the routing table now.
+        records: Records that this peer keeps for the hive now.
+        record_bytes: Their bytes.
+        published: Records that this peer keeps alive now.
+        lookups: Lookups of any kind that it made.
+        requests: Requests that it sent.
+        failures: Those that failed.
+        answered: Requests of others that it answered.
+        refused: Records that it refused, asked to store them or reading them: forged, expired, no room.
+    """
+
+    peers: int
+    records: int
+    record_bytes: int
+    published: int
+    lookups: int
+    requests: int
+    failures: int
+    answered: int
+    refused: int
+
+
+class DirectoryService:
+    """One peer's part in the directory; implements `interfaces.Directory`.
+
+    Args:
+        network: Carries the requests; its `/hivemind/dht/1` is answered from now on.
+        identity: Signs what this peer publishes.
+        clock: Seconds since the epoch, for the dates of records.
+        seeds: The peers through which the hive is joined; empty for the first one.
+        parallel: Requests that a lookup has on the way at once.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        identity: Identity,
+        *,
+        clock: Clock,
+        seeds: Sequence[PeerInfo] = (),
+        parallel: int = PARALLEL,
+    ) -> None:
+        own = identity.peer_id
+        self._network = network
+        self._clock = clock
+        self._seeds = tuple(wire.bounded(seed) for seed in seeds if seed.peer_id != own)
+        self._node = Node(own, seeds=self._seeds, parallel=parallel)
+        self._publications = Publications(identity)
+        self._asker = Asker(network, self._node, clock)
+        self._channels_of: Counter[PeerId] = Counter()
+        self._published = trio.Event()
+        self._joined = False
+        self._answered = 0
+        network.serve(PROTOCOL, self._serve, most_at_once=MOST_CHANNELS)
+
+    # -- interfaces.Directory ----------------------------------------------------------------------------------------
+
+    async def publish(self, key: str, value: bytes, *, lifetime: float) -> None:
+        """Stores this peer's record and keeps it alive while `run` runs, until it is withdrawn.
+
+        Returns once the record lies at its replicas. Where none can be reached it is tried again soon: a hive that
+        is away for a moment is no error.
+
+        Raises:
+            RecordError: The key or value is too large, the value is empty, or the lifetime is out of bounds.
+        """
+        signed = self._publications.publish(key, value, lifetime, now=self._clock(), at=trio.current_time())
+        self._published.set()
+        await self._replicate([signed])
+
+    async def withdraw(self, key: str) -> None:
+        """Stops republishing, and replaces the record by an empty one until it would have expired."""
+        tombstone = self._publications.withdraw(key, now=self._clock())
+        if tombstone is not None:
+            await self._replicate([tombstone])
+
+    async def lookup(self, key: str) -> tuple[Record, ...]:
+        """Everybody's current records under a key; empty if there are none.
+
+        Raises:
+            RecordError: No record can have this key.
+        """
+        if not 0 < len(key.encode()) <= MAX_KEY:
+            raise RecordError(f"a key has 1 to {MAX_KEY} bytes, this has {len(key.encode())}")
+        return tuple(signed.record for signed in await self._asker.find_records(key) if signed.record.value)
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo:
+        """Where a peer can be dialled.
+
+        Raises:
+            PeerUnreachableError: Nobody knows it, or it does not answer where others know it.
+        """
+        if peer == self._node.own:
+            return PeerInfo(peer, self._network.addresses)
+        if known := self._node.table.get(peer):
+            return known
+        found = (await self._asker.find_peers(ids.of_peer(peer))).info(peer)
+        if found is None or not found.addresses:
+            raise PeerUnreachableError(f"nobody in the hive knows where peer {peer} can be reached")
+        self._network.learn(found)
+        return found
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Makes this peer known to the seeds and to its neighbours.
+
+        Raises:
+            BootstrapUnreachableError: There are seeds, and none of them answered.
+        """
+        if not self._seeds:
+            return
+        silent = await self._ask_seeds(self._seeds, defaults.REQUEST_DEADLINE)
+        if len(silent) == len(self._seeds):
+            raise BootstrapUnreachableError(f"the hive cannot be joined: {'; '.join(silent)}")
+        self._joined = True
+        await self._asker.find_peers(ids.of_peer(self._node.own))
+        _events.info("joined", peers=len(self._node.table))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Joins the hive (unless `join` has), then keeps its place in it and its records alive until cancelled.
+
+        Raises:
+            BootstrapUnreachableError: There are seeds, and none of them answered at the start.
+        """
+        if not self._joined:
+            await self.join()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._republish)
+                nursery.start_soon(self._asker.check_doubtful)
+                nursery.start_soon(_every, SEEDS_EVERY, self._keep_seeds)
+                nursery.start_soon(_every, REFRESH_EVERY, self._refresh)
+                nursery.start_soon(_every, SWEEP_EVERY, self._sweep)
+                task_status.started()
+        finally:
+            with trio.move_on_after(1, shield=True):
+                await self._asker.close_idle(0)
+
+    def statistics(self) -> DirectoryStatistics:
+        """Counts since the start, and what there is now."""
+        node = self._node
+        return DirectoryStatistics(
+            peers=len(node.table),
+            records=len(node.store),
+            record_bytes=node.store.size,
+            published=len(self._publications),
+            lookups=self._asker.lookups,
+            requests=self._asker.requests,
+            failures=self._asker.failures,
+            answered=self._answered,
+            refused=node.refused,
+        )
+
+    # -- answering ---------------------------------------------------------------------------------------------------
+
+    async def _serve(self, channel: Channel) -> None:
+        remote = channel.remote
+        if self._channels_of[remote] >= MOST_CHANNELS_OF_PEER:
+            raise BusyError(f"peer {remote} has {MOST_CHANNELS_OF_PEER} directory channels open already")
+        self._channels_of[remote] += 1
+        try:
+            await self._converse(channel)
+        finally:
+            self._channels_of[remote] -= 1
+            if not self._channels_of[remote]:
+                del self._channels_of[remote]
+
+    async def _converse(self, channel: Channel) -> None:
+        while True:
+            with trio.move_on_after(2 * KEPT_IDLE) as idle:
+                message, _ = await channel.receive(dht_pb2.Request)
+            if idle.cancelled_caught:
+                return
+            request = wire.decode_request(message, channel.remote)
+            response, doubtful = self._node.answer(request, now=self._clock(), at=trio.current_time())
+            self._asker.doubt(doubtful)
+            self._answered += 1
+            with trio.fail_after(REQUEST_DEADLINE):
+                await channel.send(wire.encode_response(response))
+
+    # -- storing -----------------------------------------------------------------------------------------------------
+
+    async def _replicate(self, records: Sequence[SignedRecord]) -> None:
+        """Stores records of this peer here and at the peers closest to their keys."""
+        self._keep_own(records)
+        targets = await self._place(records)
+        replicas: Counter[str] = Counter()
+        async with trio.open_nursery() as nursery:
+            for info, batch in targets:
+                nursery.start_soon(self._store, info, batch, replicas)
+        # The first peer of a hive has nobody to store at, and that is as it should be.
+        alone = not self._seeds and not len(self._node.table)
+        for key in {signed.record.key for signed in records}:
+            if not replicas[key] and not alone:
+                _events.warning("unreplicated", key=key)
+                self._publications.unreplicated(key, trio.current_time())
+                self._published.set()
+
+    def _keep_own(self, records: Sequence[SignedRecord]) -> None:
+        for signed in records:
+            try:
+                self._node.store.adopt(signed, self._clock())
+            except RecordError as error:
+                _events.warning("own_record_not_kept", key=signed.record.key, reason=error.message)
+
+    async def _place(self, records: Sequence[SignedRecord]) -> list[tuple[PeerInfo, tuple[SignedRecord, ...]]]:
+        """Which records go to which peers, in batches that fit into a message."""
+        by_peer: dict[PeerId, list[SignedRecord]] = {}
+        infos: dict[PeerId, PeerInfo] = {}
+        limiter = trio.CapacityLimiter(PLACED_AT_ONCE)
+
+        async def place(signed: SignedRecord) -> None:
+            async with limiter:
+                lookup = await self._asker.find_peers(ids.of_key(signed.record.key))
+            for info in lookup.closest():
+                infos[info.peer_id] = info
+                by_peer.setdefault(info.peer_id, []).append(signed)
+
+        async with trio.open_nursery() as nursery:
+            for signed in records:
+                nursery.start_soon(place, signed)
+        return [(infos[peer], batch) for peer, wanted in by_peer.items() for batch in wire.batches(wanted)]
+
+    async def _store(self, info: PeerInfo, batch: Sequence[SignedRecord], replicas: Counter[str]) -> None:
+        try:
+            response = await self._asker.request(info, Store(tuple(wire.as_bytes(signed) for signed in batch)))
+        except HivemindError:
+            return  # counted and logged where it happened; the other replicas are what replicas are for
+        refused = {refusal.index: refusal.reason for refusal in response.refusals}
+        for index, reason in refused.items():
+            _events.warning("record_refused", peer=info.peer_id, index=index, reason=reason)
+        replicas.update(signed.record.key for index, signed in enumerate(batch) if index not in refused)
+
+    async def _republish(self) -> None:
+        while True:
+            due_at = self._publications.next_due()
+            self._published = trio.Event()
+            with trio.move_on_at(trio.inf if due_at is None else due_at):
+                await self._published.wait()
+                continue
+            due = self._publications.renew(now=self._clock(), at=trio.current_time())
+            await self._replicate(due)
+
+    # -- upkeep ------------------------------------------------------------------------------------------------------
+
+    async def _ask_seeds(self, seeds: Iterable[PeerInfo], deadline: float) -> list[str]:
+        """Makes this peer known to seeds; returns what is to be said of those that did not answer."""
+        silent: list[str] = []
+
+        async def ask(seed: PeerInfo) -> None:
+            try:
+                await self._asker.request(seed, FindPeers(ids.of_peer(self._node.own)), deadline)
+            except HivemindError as error:
+                where = ", ".join(f"{address}/p2p/{seed.peer_id}" for address in seed.addresses) or seed.peer_id
+                silent.append(f"{where} did not answer ({error.message})")
+
+        async with trio.open_nursery() as nursery:
+            for seed in seeds:
+                nursery.start_soon(ask, seed)
+        return silent
+
+    async def _keep_seeds(self) -> None:
+        """Finds seeds again that were away: without them the parts of a hive would not find each other again."""
+        missing = [seed for seed in self._seeds if seed.peer_id not in self._node.table]
+        if missing and len(await self._ask_seeds(missing, REQUEST_DEADLINE)) < len(missing):
+            _events.info("rejoined", seeds=len(missing))
+            await self._asker.find_peers(ids.of_peer(self._node.own))
+
+    async def _refresh(self) -> None:
+        own = ids.of_peer(self._node.own)
+        await self._asker.find_peers(own)
+        for index in self._node.table.stale_buckets(trio.current_time(), REFRESH_EVERY):
+            await self._asker.find_peers(ids.in_bucket(own, index, secrets.randbits(ids.ID_BITS)))
+
+    async def _sweep(self) -> None:
+        self._node.store.expire(self._clock())
+        await self._asker.close_idle()
+
+
+async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await trio.sleep(seconds)
+        await action()

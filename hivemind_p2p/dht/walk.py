@@ -1,0 +1,65 @@
+"""Walks a lookup: asks whom the state machine names, as many at once as it wants, until it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import trio
+
+from hivemind_p2p.dht.lookup import Lookup
+from hivemind_p2p.errors import HivemindError
+from hivemind_p2p.types import PeerId, PeerInfo
+
+SLOW_AFTER = 1.0
+"""Seconds after which somebody else is asked meanwhile: ten times what a healthy peer far away takes."""
+
+LOOKUP_DEADLINE = 15.0
+"""Seconds for a whole lookup; whatever was found by then is the result."""
+
+Ask: TypeAlias = Callable[[PeerInfo], Awaitable[Sequence[PeerInfo]]]
+"""Asks a peer and returns the peers that it names."""
+
+
+async def walk(lookup: Lookup, ask: Ask) -> tuple[PeerId, ...]:
+    """Brings a lookup to its end.
+
+    Args:
+        lookup: Says whom to ask.
+        ask: Asks one peer; a `HivemindError` counts as a failure.
+
+    Returns:
+        The peers that were left behind because they did not answer in good time.
+    """
+    progress, news = trio.open_memory_channel[None](1)
+
+    def tell() -> None:
+        try:
+            progress.send_nowait(None)
+        except trio.WouldBlock:
+            return  # a wake-up call is waiting already
+
+    with trio.move_on_after(LOOKUP_DEADLINE):
+        async with trio.open_nursery() as nursery:
+            while not lookup.finished:
+                for info in lookup.next():
+                    nursery.start_soon(_visit, lookup, info, ask, tell)
+                await news.receive()
+            nursery.cancel_scope.cancel()
+    return lookup.slow_peers()
+
+
+async def _visit(lookup: Lookup, info: PeerInfo, ask: Ask, tell: Callable[[], None]) -> None:
+    async def watch() -> None:
+        await trio.sleep(SLOW_AFTER)
+        lookup.slow(info.peer_id)
+        tell()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            lookup.answered(info.peer_id, await ask(info))
+        except HivemindError:
+            lookup.failed(info.peer_id)
+        nursery.cancel_scope.cancel()
+    tell()

@@ -1,0 +1,186 @@
+"""The directory's messages to protobuf and back. Everything that comes in is bounded here; nothing is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from hivemind_p2p import identity
+from hivemind_p2p.dht import ids
+from hivemind_p2p.dht.messages import (
+    FindPeers,
+    FindRecords,
+    Question,
+    Refusal,
+    Request,
+    Response,
+    SignedBytes,
+    Store,
+)
+from hivemind_p2p.dht.records import MAX_BODY, MAX_KEY, SignedRecord
+from hivemind_p2p.dht.routing_table import BUCKET_SIZE
+from hivemind_p2p.errors import IdentityError, ProtocolError
+from hivemind_p2p.proto import common_pb2, dht_pb2
+from hivemind_p2p.types import PeerId, PeerInfo
+
+MOST_PEERS = BUCKET_SIZE
+"""Peers named in one answer."""
+
+MOST_ADDRESSES = 16
+"""Addresses of one peer: several interfaces times several transports."""
+
+LONGEST_ADDRESS = 256
+"""Characters of a multiaddr; one through a relay has about 120."""
+
+MOST_RECORDS = 256
+"""Records in one message: their signatures take about 40 ms to check, in which this peer does nothing else."""
+
+MAX_BATCH = 256 * 1024
+"""Bytes of records in one message: well below what a frame's header may hold, whatever is added to it."""
+
+LONGEST_REASON = 256
+"""Characters of a refusal."""
+
+
+def encode_request(request: Request) -> dht_pb2.Request:
+    """A request for the wire."""
+    message = dht_pb2.Request(sender=_encode_peer(request.sender))
+    match request.question:
+        case FindPeers(target):
+            message.find_peers.target = ids.to_bytes(target)
+        case Store(records):
+            message.store.records.extend(_encode_record(record) for record in records)
+            message.store.SetInParent()
+        case FindRecords(key, after):
+            message.find_records.key = key
+            message.find_records.after = after
+            message.find_records.SetInParent()
+    return message
+
+
+def decode_request(message: dht_pb2.Request, remote: PeerId) -> Request:
+    """A request off the wire.
+
+    Args:
+        message: What came.
+        remote: Who is at the other end of the channel.
+
+    Raises:
+        ProtocolError: It is malformed or too large, or its sender is not `remote`.
+    """
+    if message.sender.peer_id != remote:
+        raise ProtocolError(f"peer {remote} calls itself {message.sender.peer_id[:64]!r} in a request")
+    return Request(_decode_peer(message.sender, remote), _decode_question(message, remote))
+
+
+def encode_response(response: Response) -> dht_pb2.Response:
+    """A response for the wire."""
+    return dht_pb2.Response(
+        peers=[_encode_peer(peer) for peer in response.peers],
+        records=[_encode_record(record) for record in response.records],
+        next=response.next,
+        refusals=[
+            dht_pb2.Refusal(index=refusal.index, reason=refusal.reason[:LONGEST_REASON])
+            for refusal in response.refusals
+        ],
+    )
+
+
+def decode_response(message: dht_pb2.Response, remote: PeerId) -> Response:
+    """A response off the wire.
+
+    Raises:
+        ProtocolError: It is malformed or too large.
+    """
+    _bound(remote, "peers", len(message.peers), MOST_PEERS)
+    _bound(remote, "refusals", len(message.refusals), MOST_RECORDS)
+    _bound(remote, "bytes of a cursor", len(message.next), MAX_KEY)
+    return Response(
+        peers=tuple(_decode_peer(peer, remote) for peer in message.peers),
+        records=_decode_records(message.records, remote),
+        next=message.next,
+        refusals=tuple(Refusal(refusal.index, refusal.reason[:LONGEST_REASON]) for refusal in message.refusals),
+    )
+
+
+def as_bytes(signed: SignedRecord) -> SignedBytes:
+    """A record as it goes onto the wire."""
+    return SignedBytes(signed.body, signed.signature)
+
+
+def batches(records: Iterable[SignedRecord]) -> Iterator[tuple[SignedRecord, ...]]:
+    """Records in groups that fit into one message each."""
+    batch: list[SignedRecord] = []
+    size = 0
+    for record in records:
+        if batch and (size + record.size > MAX_BATCH or len(batch) == MOST_RECORDS):
+            yield tuple(batch)
+            batch, size = [], 0
+        batch.append(record)
+        size += record.size
+    if batch:
+        yield tuple(batch)
+
+
+def bounded(info: PeerInfo) -> PeerInfo:
+    """A peer with no more addresses than may be told, the first ones."""
+    addresses = tuple(address for address in info.addresses if 0 < len(address) <= LONGEST_ADDRESS)
+    return PeerInfo(info.peer_id, addresses[:MOST_ADDRESSES])
+
+
+def _encode_peer(info: PeerInfo) -> dht_pb2.Peer:
+    return dht_pb2.Peer(peer_id=info.peer_id, addresses=info.addresses)
+
+
+def _encode_record(record: SignedBytes) -> common_pb2.Signed:
+    return common_pb2.Signed(body=record.body, signature=record.signature)
+
+
+def _decode_question(message: dht_pb2.Request, remote: PeerId) -> Question:
+    match message.WhichOneof("question"):
+        case "find_peers":
+            _bound(remote, "bytes of a target", len(message.find_peers.target), ids.ID_BYTES)
+            if len(message.find_peers.target) < ids.ID_BYTES:
+                raise ProtocolError(f"peer {remote} asked for a target of {len(message.find_peers.target)} bytes")
+            return FindPeers(ids.from_bytes(message.find_peers.target))
+        case "store":
+            return Store(_decode_records(message.store.records, remote))
+        case "find_records":
+            _bound(remote, "bytes of a key", len(message.find_records.key.encode()), MAX_KEY)
+            _bound(remote, "bytes of a cursor", len(message.find_records.after), MAX_KEY)
+            return FindRecords(message.find_records.key, message.find_records.after)
+        case _:
+            raise ProtocolError(f"peer {remote} asked nothing that this version understands")
+
+
+def _decode_peer(peer: dht_pb2.Peer, remote: PeerId) -> PeerInfo:
+    if not _is_peer_id(peer.peer_id):
+        raise ProtocolError(f"peer {remote} named {peer.peer_id[:64]!r}, which is no peer id")
+    _bound(remote, "addresses of a peer", len(peer.addresses), MOST_ADDRESSES)
+    for address in peer.addresses:
+        _bound(remote, "characters of an address", len(address), LONGEST_ADDRESS)
+    return PeerInfo(PeerId(peer.peer_id), tuple(peer.addresses))
+
+
+def _decode_records(records: Iterable[common_pb2.Signed], remote: PeerId) -> tuple[SignedBytes, ...]:
+    decoded: list[SignedBytes] = []
+    for record in records:
+        _bound(remote, "records", len(decoded) + 1, MOST_RECORDS)
+        _bound(remote, "bytes of a record", len(record.body), MAX_BODY)
+        _bound(remote, "bytes of a signature", len(record.signature), identity.SIGNATURE_BYTES)
+        decoded.append(SignedBytes(record.body, record.signature))
+    return tuple(decoded)
+
+
+def _bound(remote: PeerId, what: str, number: int, most: int) -> None:
+    if number > most:
+        raise ProtocolError(f"peer {remote} sent {number} {what}; the most is {most}")
+
+
+@lru_cache(maxsize=4096)
+def _is_peer_id(peer_id: str) -> bool:
+    try:
+        identity.public_key_of(PeerId(peer_id))
+    except IdentityError:
+        return False
+    return True
