@@ -50,7 +50,7 @@ SECONDS_BETWEEN_REPORTS = 60.0
 SECONDS_BETWEEN_SAVES = 300.0
 """A run that is stopped early leaves a folder that loads, without a card."""
 
-SAMPLE_PROMPTS = ("def main(", "class Queue:\n    def __init__(self", "import os\n")
+SAMPLE_PROMPTS = ("def main(", "class Server(", "    def close(self):")
 SAMPLE_TOKENS = 60
 
 
@@ -265,6 +265,9 @@ class Training:
         save_checkpoint(self.model, self.tokenizer, self.folder)
         shipped = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
         held_out = measure_loss(shipped, self.held_out_ids, self.recipe.window_tokens, len(self.held_out_ids))
+        training = measure_loss(
+            shipped, self.training_ids, self.recipe.window_tokens, len(self.held_out_ids) // self.recipe.window_tokens
+        )
         tokens_a_byte = len(self.held_out_ids) / self.held_out_bytes
         figures = Figures(
             parameters=self.model.num_parameters(),
@@ -273,10 +276,11 @@ class Training:
             tokens_seen=self.tokens_seen,
             steps=self.steps,
             seconds=elapsed,
+            training_loss=training,
             held_out_loss=held_out,
             bits_per_byte=held_out * tokens_a_byte / math.log(2),
         )
-        samples = [continue_text(shipped, self.tokenizer, prompt, SAMPLE_TOKENS) for prompt in SAMPLE_PROMPTS]
+        samples = {prompt: continue_text(shipped, self.tokenizer, prompt, SAMPLE_TOKENS) for prompt in SAMPLE_PROMPTS}
         write_card(self.folder, self.recipe, figures, samples)
         return figures
 

@@ -71,8 +71,10 @@ class Figures:
         tokens_seen: tokens trained on, repetitions counted.
         steps: updates of the weights.
         seconds: wall-clock time of the training.
-        held_out_loss: of the saved bfloat16 weights, in nats a token.
-        bits_per_byte: the same, a byte of text: comparable between vocabularies.
+        training_loss: of the saved bfloat16 weights on text they were trained on, in nats a
+            token; far below `held_out_loss`, the model has learned by heart.
+        held_out_loss: of the same weights on the held-out text.
+        bits_per_byte: the held-out loss a byte of text: comparable between vocabularies.
     """
 
     parameters: int
@@ -81,5 +83,6 @@ class Figures:
     tokens_seen: int
     steps: int
     seconds: float
+    training_loss: float
     held_out_loss: float
     bits_per_byte: float
