@@ -35,6 +35,13 @@ Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch. `time.time` in production, a fake in tests."""
 
 
+class TaskStatus(Protocol):
+    """What `nursery.start` hands to a service's `run`, which calls it once the service is up."""
+
+    def started(self) -> None:
+        """Lets `nursery.start` return."""
+
+
 @runtime_checkable
 class ByteStream(Protocol):
     """One bidirectional stream to one peer, like trio's `HalfCloseableStream`, plus who is at the other end."""

@@ -53,6 +53,10 @@ class Node:
                 response = self._find(asker, key, after, now)
         return response, self.table.seen(request.sender, at)
 
+    def is_alone(self) -> bool:
+        """Whether this is the first peer of a hive, with nobody to ask yet."""
+        return not self._seeds and not len(self.table)
+
     def find_peers(self, target: NodeId, at: float, *, start: tuple[PeerInfo, ...] = ()) -> Lookup:
         """A lookup of the peers closest to a point, which begins with the closest known ones and `start`."""
         return self._lookup(target, BUCKET_SIZE, start, at)

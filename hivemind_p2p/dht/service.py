@@ -31,10 +31,10 @@ from hivemind_p2p.dht import ids, wire
 from hivemind_p2p.dht.asker import Asker
 from hivemind_p2p.dht.channels import KEPT_IDLE, PROTOCOL, REQUEST_DEADLINE
 from hivemind_p2p.dht.lookup import PARALLEL
-from hivemind_p2p.dht.messages import FindPeers, Store
+from hivemind_p2p.dht.messages import FindPeers
 from hivemind_p2p.dht.node import Node
-from hivemind_p2p.dht.publications import Publications
-from hivemind_p2p.dht.records import MAX_KEY, SignedRecord
+from hivemind_p2p.dht.publisher import Publisher
+from hivemind_p2p.dht.records import MAX_KEY
 from hivemind_p2p.errors import (
     BootstrapUnreachableError,
     BusyError,
@@ -43,7 +43,7 @@ from hivemind_p2p.errors import (
     RecordError,
 )
 from hivemind_p2p.identity import Identity
-from hivemind_p2p.interfaces import Channel, Clock, Network
+from hivemind_p2p.interfaces import Channel, Clock, Network, TaskStatus
 from hivemind_p2p.proto import dht_pb2
 from hivemind_p2p.types import PeerId, PeerInfo, Record
 
@@ -52,9 +52,6 @@ MOST_CHANNELS = 1024
 
 MOST_CHANNELS_OF_PEER = 16
 """Conversations with one peer: above what its lookups have on the way at once, and no way to crowd out others."""
-
-PLACED_AT_ONCE = 4
-"""Keys whose replicas are looked for at once when many records are due."""
 
 SEEDS_EVERY = 10.0
 """Seconds between looks at whether the seeds are among the known peers."""
@@ -120,10 +117,9 @@ class DirectoryService:
         self._clock = clock
         self._seeds = tuple(wire.bounded(seed) for seed in seeds if seed.peer_id != own)
         self._node = Node(own, seeds=self._seeds, parallel=parallel)
-        self._publications = Publications(identity)
         self._asker = Asker(network, self._node, clock)
+        self._publisher = Publisher(identity, self._node, self._asker, clock)
         self._channels_of: Counter[PeerId] = Counter()
-        self._published = trio.Event()
         self._joined = False
         self._answered = 0
         network.serve(PROTOCOL, self._serve, most_at_once=MOST_CHANNELS)
@@ -139,15 +135,11 @@ class DirectoryService:
         Raises:
             RecordError: The key or value is too large, the value is empty, or the lifetime is out of bounds.
         """
-        signed = self._publications.publish(key, value, lifetime, now=self._clock(), at=trio.current_time())
-        self._published.set()
-        await self._replicate([signed])
+        await self._publisher.publish(key, value, lifetime)
 
     async def withdraw(self, key: str) -> None:
         """Stops republishing, and replaces the record by an empty one until it would have expired."""
-        tombstone = self._publications.withdraw(key, now=self._clock())
-        if tombstone is not None:
-            await self._replicate([tombstone])
+        await self._publisher.withdraw(key)
 
     async def lookup(self, key: str) -> tuple[Record, ...]:
         """Everybody's current records under a key; empty if there are none.
@@ -192,7 +184,7 @@ class DirectoryService:
         await self._asker.find_peers(ids.of_peer(self._node.own))
         _events.info("joined", peers=len(self._node.table))
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Joins the hive (unless `join` has), then keeps its place in it and its records alive until cancelled.
 
         Raises:
@@ -202,14 +194,14 @@ class DirectoryService:
             await self.join()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._republish)
+                nursery.start_soon(self._publisher.republish)
                 nursery.start_soon(self._asker.check_doubtful)
                 nursery.start_soon(_every, SEEDS_EVERY, self._keep_seeds)
                 nursery.start_soon(_every, REFRESH_EVERY, self._refresh)
                 nursery.start_soon(_every, SWEEP_EVERY, self._sweep)
                 task_status.started()
         finally:
-            with trio.move_on_after(1, shield=True):
+            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
                 await self._asker.close_idle(0)
 
     def statistics(self) -> DirectoryStatistics:
@@ -219,7 +211,7 @@ class DirectoryService:
             peers=len(node.table),
             records=len(node.store),
             record_bytes=node.store.size,
-            published=len(self._publications),
+            published=len(self._publisher),
             lookups=self._asker.lookups,
             requests=self._asker.requests,
             failures=self._asker.failures,
@@ -253,69 +245,6 @@ class DirectoryService:
             self._answered += 1
             with trio.fail_after(REQUEST_DEADLINE):
                 await channel.send(wire.encode_response(response))
-
-    # -- storing -----------------------------------------------------------------------------------------------------
-
-    async def _replicate(self, records: Sequence[SignedRecord]) -> None:
-        """Stores records of this peer here and at the peers closest to their keys."""
-        self._keep_own(records)
-        targets = await self._place(records)
-        replicas: Counter[str] = Counter()
-        async with trio.open_nursery() as nursery:
-            for info, batch in targets:
-                nursery.start_soon(self._store, info, batch, replicas)
-        # The first peer of a hive has nobody to store at, and that is as it should be.
-        alone = not self._seeds and not len(self._node.table)
-        for key in {signed.record.key for signed in records}:
-            if not replicas[key] and not alone:
-                _events.warning("unreplicated", key=key)
-                self._publications.unreplicated(key, trio.current_time())
-                self._published.set()
-
-    def _keep_own(self, records: Sequence[SignedRecord]) -> None:
-        for signed in records:
-            try:
-                self._node.store.adopt(signed, self._clock())
-            except RecordError as error:
-                _events.warning("own_record_not_kept", key=signed.record.key, reason=error.message)
-
-    async def _place(self, records: Sequence[SignedRecord]) -> list[tuple[PeerInfo, tuple[SignedRecord, ...]]]:
-        """Which records go to which peers, in batches that fit into a message."""
-        by_peer: dict[PeerId, list[SignedRecord]] = {}
-        infos: dict[PeerId, PeerInfo] = {}
-        limiter = trio.CapacityLimiter(PLACED_AT_ONCE)
-
-        async def place(signed: SignedRecord) -> None:
-            async with limiter:
-                lookup = await self._asker.find_peers(ids.of_key(signed.record.key))
-            for info in lookup.closest():
-                infos[info.peer_id] = info
-                by_peer.setdefault(info.peer_id, []).append(signed)
-
-        async with trio.open_nursery() as nursery:
-            for signed in records:
-                nursery.start_soon(place, signed)
-        return [(infos[peer], batch) for peer, wanted in by_peer.items() for batch in wire.batches(wanted)]
-
-    async def _store(self, info: PeerInfo, batch: Sequence[SignedRecord], replicas: Counter[str]) -> None:
-        try:
-            response = await self._asker.request(info, Store(tuple(wire.as_bytes(signed) for signed in batch)))
-        except HivemindError:
-            return  # counted and logged where it happened; the other replicas are what replicas are for
-        refused = {refusal.index: refusal.reason for refusal in response.refusals}
-        for index, reason in refused.items():
-            _events.warning("record_refused", peer=info.peer_id, index=index, reason=reason)
-        replicas.update(signed.record.key for index, signed in enumerate(batch) if index not in refused)
-
-    async def _republish(self) -> None:
-        while True:
-            due_at = self._publications.next_due()
-            self._published = trio.Event()
-            with trio.move_on_at(trio.inf if due_at is None else due_at):
-                await self._published.wait()
-                continue
-            due = self._publications.renew(now=self._clock(), at=trio.current_time())
-            await self._replicate(due)
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
 
