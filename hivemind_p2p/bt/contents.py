@@ -1,0 +1,128 @@
+"""The contents of this peer as its tasks see them: the store of each, who waits for its pieces, and what was moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from hivemind_p2p.bt.sharing import FoundFile
+from hivemind_p2p.bt.storage import ContentStore
+
+
+@dataclass(frozen=True, slots=True)
+class ContentStatistics:
+    """One content.
+
+    Attributes:
+        link: Which.
+        name: Of its file or folder.
+        pieces: How many it has.
+        held_pieces: How many of them are here.
+        downloaded_bytes: Bytes of pieces taken from others since the start, checked and stored.
+        uploaded_bytes: Bytes of pieces given to others since the start.
+    """
+
+    link: str
+    name: str
+    pieces: int
+    held_pieces: int
+    downloaded_bytes: int
+    uploaded_bytes: int
+
+
+class Content:
+    """A content that this peer has, wholly or in part."""
+
+    def __init__(self, store: ContentStore) -> None:
+        self.store = store
+        self.downloaded_bytes = 0
+        self.uploaded_bytes = 0
+        self.banned: dict[str, str] = {}
+        self._arrived: list[int] = []
+        self._arrival = trio.Event()
+
+    @property
+    def cursor(self) -> int:
+        """Where `arrivals` goes on from now."""
+        return len(self._arrived)
+
+    def arrived(self, pieces: Iterable[int]) -> None:
+        """Tells everybody who waits that these pieces can be given out."""
+        self._arrived.extend(pieces)
+        self._arrival.set()
+        self._arrival = trio.Event()
+
+    async def arrivals(self, cursor: int) -> list[int]:
+        """The pieces that arrived after `cursor`, at least one."""
+        while cursor == len(self._arrived):
+            await self._arrival.wait()
+        return self._arrived[cursor:]
+
+    def replace(self, store: ContentStore) -> None:
+        """The same content lies somewhere else now."""
+        new = [piece for piece in store.held if piece not in self.store.held]
+        self.store = store
+        self.arrived(new)
+
+    def statistics(self) -> ContentStatistics:
+        """The figures of this content."""
+        manifest = self.store.manifest
+        return ContentStatistics(
+            link=manifest.link,
+            name=manifest.name,
+            pieces=manifest.pieces,
+            held_pieces=len(self.store.held),
+            downloaded_bytes=self.downloaded_bytes,
+            uploaded_bytes=self.uploaded_bytes,
+        )
+
+
+class Contents:
+    """All contents of this peer, by info hash."""
+
+    def __init__(self) -> None:
+        self._by_infohash: dict[bytes, Content] = {}
+
+    def __iter__(self) -> Iterator[Content]:
+        return iter(tuple(self._by_infohash.values()))
+
+    def get(self, infohash: bytes) -> Content | None:
+        """The content, if this peer has any of it."""
+        return self._by_infohash.get(infohash)
+
+    def put(self, store: ContentStore) -> Content:
+        """Adds a store, or puts it in place of the one that its content had."""
+        infohash = store.manifest.infohash
+        content = self._by_infohash.get(infohash)
+        if content is None:
+            content = self._by_infohash[infohash] = Content(store)
+        elif content.store is not store:
+            content.replace(store)
+        return content
+
+    def known_layer(self, file: FoundFile, piece_length: int) -> bytes | None:
+        """The piece layer of a file that some content holds, if nobody has changed the file since."""
+        for content in self:
+            store = content.store
+            if store.manifest.piece_length != piece_length or not file.path.is_relative_to(store.path):
+                continue
+            layer = _layer(store, file)
+            if layer is not None:
+                return layer
+        return None
+
+
+def _layer(store: ContentStore, file: FoundFile) -> bytes | None:
+    manifest = store.manifest
+    path = manifest.name if manifest.is_file else file.path.relative_to(store.path).as_posix()
+    if not manifest.has(path):
+        return None
+    entry = manifest.file(path)
+    pieces = range(entry.first_piece, entry.first_piece + entry.pieces)
+    if entry.length != file.length or (entry.length and store.stamp(entry) != file.modified):
+        return None
+    if not all(piece in store.held for piece in pieces):
+        return None
+    return manifest.layers[entry.root] if entry.pieces > 1 else entry.root

@@ -1,0 +1,337 @@
+"""The swarm service: shares, fetches and serves contents.
+
+Participants: *sources*, which hold a content or some of its pieces; *fetchers*, which want pieces. A fetcher is a
+    source from its first piece on. The directory, under ``content:<info hash>``, says who the sources are.
+Messages: `Hello` opens a channel for one content; `ManifestFollows` and `Holding` answer it; `Request` asks for
+    blocks, each answered by a `Piece` or a `Refusal`; `Have` tells of new pieces. See `wire.py`.
+Goals: A byte that does not match the link's hash tree reaches neither disk nor anybody else. A fetch ends complete as
+    long as honest sources together have every wanted piece, whoever else lies, stalls or leaves. What arrived
+    survives a kill. Only what is wanted is fetched, rarest first.
+Non-goals: Fairness between fetchers, rate limits and trackers; hiding what a peer has; contents that change.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from hivemind_p2p import telemetry
+from hivemind_p2p.bt import sharing
+from hivemind_p2p.bt.catalogue import Catalogue
+from hivemind_p2p.bt.concurrency import RunSync, in_thread
+from hivemind_p2p.bt.contents import Content, Contents, ContentStatistics
+from hivemind_p2p.bt.fetching import Fetch
+from hivemind_p2p.bt.link import infohash_of
+from hivemind_p2p.bt.metainfo import Manifest, ManifestFile
+from hivemind_p2p.bt.piece_log import PieceLog
+from hivemind_p2p.bt.serving import Serving, receive_hello
+from hivemind_p2p.bt.sources import Sources
+from hivemind_p2p.bt.storage import ContentStore
+from hivemind_p2p.bt.wire import PROTOCOL, directory_key, encode_record
+from hivemind_p2p.defaults import CONTENT_LIFETIME
+from hivemind_p2p.errors import CorruptPieceError, HivemindError, NoSourceError
+from hivemind_p2p.interfaces import Channel, Clock, Directory, Network, Progress, TaskStatus
+from hivemind_p2p.types import ByteRange, FetchProgress, FileEntry, Link, PeerId
+
+KEPT_MANIFESTS = 32
+"""Manifests of contents that are not here, kept so that `files` and the `fetch` after it ask once."""
+
+FIRST_RETRY = 5.0
+"""Seconds until an announcement that failed is tried again; doubled each time up to `LONGEST_RETRY`."""
+
+LONGEST_RETRY = 60.0
+
+_events = telemetry.source("swarm")
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmStatistics:
+    """All contents together, counted since the start.
+
+    Attributes:
+        contents: Each content that this peer has.
+        downloaded_bytes: Bytes of pieces taken from others, checked and stored.
+        uploaded_bytes: Bytes of pieces given to others.
+        fetching: Fetches that are under way.
+        serving: Channels on which others are served.
+        banned: Sources banned for some content.
+    """
+
+    contents: tuple[ContentStatistics, ...]
+    downloaded_bytes: int
+    uploaded_bytes: int
+    fetching: int
+    serving: int
+    banned: int
+
+
+class SwarmService:
+    """Shares, fetches and serves contents; implements `hivemind_p2p.interfaces.Content`.
+
+    Args:
+        network: Opens channels, and brings those that others open.
+        directory: Knows who has what.
+        folder: This peer's folder for contents; fetched ones lie in it unless told otherwise.
+        clock: Seconds since the epoch.
+        run_sync: Runs what blocks; tests under a mock clock hand in `concurrency.inline`.
+        seed: Of the order in which equally rare pieces are asked for; by default each service has its own.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        directory: Directory,
+        folder: Path,
+        *,
+        clock: Clock,
+        run_sync: RunSync = in_thread,
+        seed: int | None = None,
+    ) -> None:
+        self._network = network
+        self._directory = directory
+        self._folder = _absolute(folder)
+        self._clock = clock
+        self._run_sync = run_sync
+        self._random = random.Random(seed)  # noqa: S311 - which piece comes first is no secret
+        self._catalogue = Catalogue(self._folder)
+        self._contents = Contents()
+        self._loaded = False
+        self._loading = trio.Lock()
+        self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
+        self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
+        self._fetching = 0
+        self._serving = 0
+        network.serve(PROTOCOL, self._serve)
+
+    async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+        """Announces what this peer had before it was restarted. Runs until it is cancelled."""
+        await self._load()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            for content in self._contents:
+                nursery.start_soon(self._announce_until_done, content)
+            await trio.sleep_forever()
+
+    # -- the interface -----------------------------------------------------------------------------------------------
+
+    async def share(self, path: Path) -> Link:
+        """Hashes a file or folder in place, announces it and serves it from where it lies.
+
+        What was hashed before and has not changed (size and modification time) is not hashed again.
+
+        Raises:
+            ContentError: There is nothing at the path, it holds no file, or it changed meanwhile.
+            UnsafePathError: A name is not fit to be shared, or a symbolic link leads out of the folder.
+            DiskFullError: There is no room to remember it.
+            DirectoryError: It could not be announced.
+        """
+        await self._load()
+        found = await self._run_sync(partial(sharing.scan, path))
+        manifest, stamps = await sharing.make_manifest(found, known=self._contents.known_layer, run_sync=self._run_sync)
+        async with self._locks[manifest.infohash]:
+            content = self._contents.get(manifest.infohash)
+            if content is None or not await self._run_sync(partial(content.store.intact, range(manifest.pieces))):
+                add = partial(self._catalogue.add, manifest, found.location, now=self._clock(), shared=True)
+                content = self._contents.put(await self._run_sync(partial(add, stamps=stamps)))
+        await self._announce(content)
+        _events.info("shared", link=manifest.link, files=len(manifest.files), bytes=manifest.length)
+        return manifest.link
+
+    async def files(self, link: Link) -> tuple[FileEntry, ...]:
+        """The files of a content, by its manifest.
+
+        Raises:
+            LinkError: It is no link.
+            NoSourceError: Nobody sent the manifest.
+        """
+        return (await self._manifest(infohash_of(link))).entries
+
+    async def fetch(
+        self,
+        link: Link,
+        *,
+        to: Path | None = None,
+        wanted: Mapping[str, Sequence[ByteRange]] | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Fetches a content, or only the pieces that hold the wanted ranges, and announces it.
+
+        Args:
+            link: Which content.
+            to: The folder to put it in; by default one in this peer's own folder.
+            wanted: Byte ranges by file path; None for everything. Only files that are named are created.
+            progress: Called on each piece, in trio's thread.
+
+        Returns:
+            The folder (or the file) as it lies on the disk. Where only ranges were wanted the rest is a hole.
+
+        Raises:
+            LinkError: It is no link.
+            NoSourceError: Nobody sends what is missing. What has arrived is kept, as it is with all errors below.
+            ManifestError: Everybody sends a wrong manifest.
+            UnsafePathError: The content would write outside its folder.
+            DiskFullError: There is no room.
+            ContentError: A wanted file is not in the content, or something else lies where it should go.
+        """
+        infohash = infohash_of(link)
+        async with self._locks[infohash]:
+            self._fetching += 1
+            try:
+                manifest = await self._manifest(infohash)
+                pieces = manifest.pieces_of(wanted)
+                files = manifest.files if wanted is None else tuple(manifest.file(path) for path in wanted)
+                content = await self._place(manifest, pieces, to)
+                await self._complete(content, files, pieces, progress)
+                return await self._deliver(content.store, files, pieces, to)
+            finally:
+                self._fetching -= 1
+
+    # -- more than the interface -------------------------------------------------------------------------------------
+
+    async def sources(self, link: Link) -> tuple[PeerId, ...]:
+        """The other peers that say they have the content, or some of it.
+
+        Raises:
+            LinkError: It is no link.
+        """
+        return await Sources(self._network, self._directory, infohash_of(link)).find()
+
+    def statistics(self) -> SwarmStatistics:
+        """What was moved, and what is going on."""
+        contents = tuple(content.statistics() for content in self._contents)
+        return SwarmStatistics(
+            contents=contents,
+            downloaded_bytes=sum(content.downloaded_bytes for content in contents),
+            uploaded_bytes=sum(content.uploaded_bytes for content in contents),
+            fetching=self._fetching,
+            serving=self._serving,
+            banned=len({peer for content in self._contents for peer in content.banned}),
+        )
+
+    # -- fetching ----------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        async with self._loading:
+            if self._loaded:
+                return
+            for store in await self._run_sync(self._catalogue.load):
+                self._contents.put(store)
+            self._loaded = True
+
+    async def _manifest(self, infohash: bytes) -> Manifest:
+        await self._load()
+        content = self._contents.get(infohash)
+        if content is not None:
+            return content.store.manifest
+        if infohash not in self._manifests:
+            sources = Sources(self._network, self._directory, infohash)
+            self._manifests[infohash] = await sources.manifest(self._run_sync)
+            if len(self._manifests) > KEPT_MANIFESTS:
+                self._manifests.popitem(last=False)
+        return self._manifests[infohash]
+
+    async def _place(self, manifest: Manifest, pieces: Sequence[int], to: Path | None) -> Content:
+        """Where the content lies, or will lie. Files that the user shared are only read."""
+        content = self._contents.get(manifest.infohash)
+        if content is not None:
+            store = content.store
+            if not store.shared or await self._run_sync(partial(store.intact, pieces)):
+                return content
+        location = self._folder / manifest.infohash.hex() if to is None else _absolute(to)
+        return self._contents.put(
+            await self._run_sync(partial(self._catalogue.add, manifest, location, now=self._clock()))
+        )
+
+    async def _complete(
+        self, content: Content, files: Sequence[ManifestFile], pieces: Sequence[int], progress: Progress | None
+    ) -> None:
+        store = content.store
+        if not store.shared:
+            await self._run_sync(partial(store.prepare, files))
+        missing = [piece for piece in pieces if piece not in store.held]
+        lengths = {piece: store.manifest.piece(piece).length for piece in pieces}
+        wanted_bytes = sum(lengths.values())
+        had_bytes = wanted_bytes - sum(lengths[piece] for piece in missing)
+        if progress is not None:
+            progress(FetchProgress(had_bytes, wanted_bytes, 0))
+        if missing:
+            self._random.shuffle(missing)
+            fetch = Fetch(
+                Sources(self._network, self._directory, store.manifest.infohash),
+                content,
+                missing,
+                run_sync=self._run_sync,
+                announce=partial(self._announce_until_done, content),
+                progress=progress,
+                had_bytes=had_bytes,
+            )
+            await fetch.run()
+            _events.info("fetched", link=store.manifest.link, bytes=wanted_bytes - had_bytes)
+        await self._announce_quietly(content)
+
+    async def _deliver(
+        self, store: ContentStore, files: Sequence[ManifestFile], pieces: Sequence[int], to: Path | None
+    ) -> Path:
+        if to is None or _absolute(to) == store.location:
+            return store.path
+        copy = ContentStore(store.manifest, _absolute(to), PieceLog(None))
+        await self._run_sync(partial(copy.prepare, files))
+        for piece in pieces:
+            if piece not in copy.held:
+                await self._run_sync(partial(_copy_piece, store, copy, piece))
+        return copy.path
+
+    # -- serving -----------------------------------------------------------------------------------------------------
+
+    async def _serve(self, channel: Channel) -> None:
+        await self._load()
+        hello = await receive_hello(channel)
+        content = self._contents.get(hello.infohash)
+        if content is None:
+            raise NoSourceError(f"peer {self._network.peer_id} does not have the content {hello.infohash.hex()}")
+        self._serving += 1
+        try:
+            await Serving(channel, content, self._run_sync).run(hello)
+        finally:
+            self._serving -= 1
+
+    async def _announce(self, content: Content) -> None:
+        value = encode_record(complete=content.store.held.complete)
+        key = directory_key(content.store.manifest.infohash)
+        await self._directory.publish(key, value, lifetime=CONTENT_LIFETIME)
+
+    async def _announce_quietly(self, content: Content) -> bool:
+        try:
+            await self._announce(content)
+        except HivemindError as error:
+            _events.warning("announce_failed", link=content.store.manifest.link, error=error.message)
+            return False
+        return True
+
+    async def _announce_until_done(self, content: Content) -> None:
+        if not len(content.store.held) and content.store.manifest.pieces:
+            return
+        wait = FIRST_RETRY
+        while not await self._announce_quietly(content):
+            await trio.sleep(wait)
+            wait = min(wait * 2, LONGEST_RETRY)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _copy_piece(store: ContentStore, copy: ContentStore, piece: int) -> None:
+    data = store.read(piece, 0, store.manifest.piece(piece).length)
+    if data is None or not copy.write(piece, data):
+        raise CorruptPieceError(
+            f"{store.path} was changed on the disk while it was copied",
+            hint="Fetch it again: what is wrong is replaced.",
+        )
