@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hivemind_p2p.dht import ids
+from hivemind_p2p.dht.routing_table import BUCKET_SIZE, DOUBT_AFTER, FIRST_AVOIDANCE, MOST_AVOIDED, RoutingTable
+from hivemind_p2p.types import PeerId, PeerInfo
+
+OWN = PeerId("own")
+
+
+def peer(number):
+    return PeerInfo(PeerId(f"peer {number}"), (f"/ip4/10.0.0.1/tcp/{number}",))
+
+
+def far_peers(count):
+    """Peers of bucket 0."""
+    own = ids.of_peer(OWN)
+    everybody = (peer(number) for number in range(10_000))
+    far = (info for info in everybody if ids.bucket_index(own, ids.of_peer(info.peer_id)) == 0)
+    return [next(far) for _ in range(count)]
+
+
+def test_it_never_holds_itself_nor_peers_without_an_address():
+    table = RoutingTable(OWN)
+    table.seen(PeerInfo(OWN, ("/memory/1",)), 0.0)
+    table.seen(PeerInfo(PeerId("nowhere")), 0.0)
+    assert len(table) == 0
+    assert OWN not in table
+
+
+@settings(max_examples=40)
+@given(st.sets(st.integers(0, 5000), max_size=60), st.integers(0, 2**256 - 1), st.integers(1, 30))
+def test_closest_are_the_closest(numbers, target, count):
+    table = RoutingTable(OWN, bucket_size=100)
+    for number in numbers:
+        table.seen(peer(number), 0.0)
+    expected = sorted((peer(number) for number in numbers), key=lambda info: ids.of_peer(info.peer_id) ^ target)
+    assert table.closest(ids.NodeId(target), count) == tuple(expected[:count])
+
+
+def test_closest_leaves_out_the_one_that_asks():
+    table = RoutingTable(OWN)
+    table.seen(peer(1), 0.0)
+    table.seen(peer(2), 0.0)
+    assert table.closest(ids.of_peer(peer(1).peer_id), 5, without=peer(1).peer_id) == (peer(2),)
+
+
+def test_a_newcomer_to_a_full_bucket_waits_until_somebody_fails():
+    table = RoutingTable(OWN)
+    *old, newcomer = far_peers(BUCKET_SIZE + 1)
+    for info in old:
+        table.seen(info, 0.0)
+    assert table.seen(newcomer, 1.0) is None, "nobody has been silent for long"
+    assert newcomer.peer_id not in table
+    table.failed(old[3].peer_id, 2.0)
+    assert newcomer.peer_id in table
+    assert old[3].peer_id not in table
+    assert len(table) == BUCKET_SIZE
+
+
+def test_the_peer_heard_from_longest_ago_is_the_one_to_check():
+    table = RoutingTable(OWN)
+    *old, newcomer = far_peers(BUCKET_SIZE + 1)
+    for info in old:
+        table.seen(info, 0.0)
+    table.seen(old[0], 1.0)
+    assert table.seen(newcomer, DOUBT_AFTER + 0.5) == old[1]
+
+
+def test_the_newest_replacements_are_kept():
+    table = RoutingTable(OWN, bucket_size=2)
+    first, second, *waiting = far_peers(6)
+    for info in (first, second, *waiting):
+        table.seen(info, 0.0)
+    for info in (first, second):
+        table.failed(info.peer_id, 1.0)
+    assert set(table.peers()) == set(waiting[-2:])
+
+
+def test_a_failed_replacement_does_not_move_up():
+    table = RoutingTable(OWN, bucket_size=1)
+    first, waiting = far_peers(2)
+    table.seen(first, 0.0)
+    table.seen(waiting, 0.0)
+    table.failed(waiting.peer_id, 1.0)
+    table.failed(first.peer_id, 1.0)
+    assert len(table) == 0
+
+
+def test_new_addresses_replace_the_old_ones():
+    table = RoutingTable(OWN)
+    table.seen(peer(1), 0.0)
+    moved = replace(peer(1), addresses=("/ip4/10.0.0.2/tcp/1",))
+    table.seen(moved, 1.0)
+    assert table.get(moved.peer_id) == moved
+
+
+def test_a_failed_peer_is_avoided_longer_each_time_until_it_is_heard_from():
+    table = RoutingTable(OWN)
+    table.failed("lost", 100.0)
+    assert table.is_avoided("lost", 100.0 + FIRST_AVOIDANCE - 0.1)
+    assert not table.is_avoided("lost", 100.0 + FIRST_AVOIDANCE)
+    table.failed("lost", 200.0)
+    assert table.is_avoided("lost", 200.0 + 2 * FIRST_AVOIDANCE - 0.1)
+    table.seen(PeerInfo(PeerId("lost"), ("/memory/1",)), 201.0)
+    assert not table.is_avoided("lost", 201.0)
+
+
+def test_the_memory_of_failures_is_bounded():
+    table = RoutingTable(OWN)
+    for number in range(MOST_AVOIDED + 1):
+        table.failed(peer(number).peer_id, 0.0)
+    assert not table.is_avoided(peer(0).peer_id, 0.0)
+    assert table.is_avoided(peer(1).peer_id, 0.0)
+
+
+def test_buckets_without_lookups_grow_stale():
+    table = RoutingTable(OWN)
+    far = far_peers(1)[0]
+    table.seen(far, 0.0)
+    assert table.stale_buckets(599.0, 600.0) == ()
+    assert table.stale_buckets(600.0, 600.0) == (0,)
+    table.refreshed(ids.of_peer(far.peer_id), 600.0)
+    assert table.stale_buckets(1199.0, 600.0) == ()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@settings(max_examples=40)
+@given(events=st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=200))
+def test_whatever_happens_no_bucket_overflows_and_the_failed_are_gone(size, events):
+    table = RoutingTable(OWN, bucket_size=size)
+    own = ids.of_peer(OWN)
+    for now, (alive, number) in enumerate(events):
+        info = peer(number)
+        if alive:
+            table.seen(info, float(now))
+        else:
+            table.failed(info.peer_id, float(now))
+            assert info.peer_id not in table
+        indices = [ids.bucket_index(own, ids.of_peer(info.peer_id)) for info in table.peers()]
+        assert all(indices.count(index) <= size for index in indices)
