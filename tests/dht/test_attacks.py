@@ -168,7 +168,9 @@ async def hangs_up(request):
 
 
 @pytest.mark.parametrize("answer", [oversized, enormous, no_answer, in_circles, endless, hangs_up])
-async def test_a_lookup_and_a_publication_succeed_whatever_one_replica_answers(autojump_clock, hive, victims, identity, answer):
+async def test_a_lookup_and_a_publication_succeed_whatever_one_replica_answers(
+    autojump_clock, hive, victims, identity, answer
+):
     attacker = Attacker(hive, identity(66), answer)
     await make_known(attacker, victims)
     started = trio.current_time()

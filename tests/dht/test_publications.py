@@ -64,7 +64,12 @@ def test_what_has_expired_needs_no_tombstone():
 
 @pytest.mark.parametrize(
     ("value", "lifetime", "complaint"),
-    [(b"", 30, "empty"), (bytes(MAX_VALUE + 1), 30, "too large"), (b"v", 0, "lives"), (b"v", MAX_LIFETIME + 1, "lives")],
+    [
+        (b"", 30, "empty"),
+        (bytes(MAX_VALUE + 1), 30, "too large"),
+        (b"v", 0, "lives"),
+        (b"v", MAX_LIFETIME + 1, "lives"),
+    ],
 )
 def test_what_no_replica_would_keep_is_refused_at_once(value, lifetime, complaint):
     publications = Publications(ME)
