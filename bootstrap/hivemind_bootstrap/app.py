@@ -1,0 +1,140 @@
+"""The bootstrap, wired together: one peer with accounts, a ledger and a status page.
+
+transport -> router -> directory -> offers ----------> status -> web
+                  └--> accounts, credits -> store -> SQLite
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from hivemind_bootstrap.accounts import PasswordKeeper
+from hivemind_bootstrap.accounts_service import AccountsService
+from hivemind_bootstrap.config import BootstrapConfig
+from hivemind_bootstrap.credits_service import CreditsService
+from hivemind_bootstrap.database import Database
+from hivemind_bootstrap.status import StatusSource
+from hivemind_bootstrap.store import Store
+from hivemind_bootstrap.web.server import serve_web
+from hivemind_p2p import telemetry
+from hivemind_p2p.dht.service import DirectoryService
+from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.router import Router
+from hivemind_p2p.net.transport import open_transport
+from hivemind_p2p.offers import OfferService
+from hivemind_p2p.types import Offer, PeerId, PeerInfo
+
+_events = telemetry.source("bootstrap")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A bootstrap that serves.
+
+    Attributes:
+        peer_id: Whom the hive trusts.
+        addresses: Multiaddrs with ``/p2p/<id>``, as peers are given them.
+        http: The status page.
+    """
+
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+    http: str
+
+
+class ReadyStatus(Protocol):
+    """What `nursery.start` hands over."""
+
+    def started(self, value: Ready) -> None:
+        """Lets `nursery.start` return."""
+
+
+async def serve_bootstrap(config: BootstrapConfig, *, task_status: ReadyStatus) -> None:
+    """Runs a bootstrap until cancelled; reports a `Ready` once it serves.
+
+    Raises:
+        ConfigurationError: Another bootstrap uses the folder, or it cannot be used.
+        IdentityError: The key file is no key.
+        PortInUseError: A port to listen on is taken.
+    """
+    async with _open(config) as (network, source, nursery):
+        http = await nursery.start(serve_web, config.http, source)
+        ready = Ready(network.peer_id, _full_addresses(network), http)
+        _events.info("ready", peer=ready.peer_id, addresses=ready.addresses, http=ready.http)
+        task_status.started(ready)
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def _open(config: BootstrapConfig) -> AsyncIterator[tuple[Router, StatusSource, trio.Nursery]]:
+    with _owned_folder(config.data):
+        identity = Identity.load_or_create(config.data / "identity.key")
+        with _open_database(config.data / "ledger.sqlite3") as database:
+            async with open_transport(identity, config.listen) as transport, trio.open_nursery() as nursery:
+                network = Router(transport, nursery)
+                yield network, await _start_services(config, identity, network, Store(database), nursery), nursery
+                nursery.cancel_scope.cancel()
+
+
+async def _start_services(
+    config: BootstrapConfig, identity: Identity, network: Router, store: Store, nursery: trio.Nursery
+) -> StatusSource:
+    directory = DirectoryService(network, identity, clock=time.time, seeds=())
+    await nursery.start(directory.run)
+    AccountsService(
+        network,
+        store,
+        clock=time.time,
+        passwords=PasswordKeeper(),
+        welcome=config.welcome_credits,
+        open_registration=config.open_registration,
+    )
+    credits_service = CreditsService(network, identity, store, clock=time.time)
+    await nursery.start(credits_service.run)
+    # It offers nothing itself, and so never publishes this offer: it only reads those of the others.
+    offers = OfferService(network, directory, Offer(PeerInfo(network.peer_id, network.addresses)))
+    return StatusSource(network.peer_id, lambda: _full_addresses(network), store, offers, clock=time.time)
+
+
+def _full_addresses(network: Router) -> tuple[str, ...]:
+    return tuple(f"{address}/p2p/{network.peer_id}" for address in network.addresses)
+
+
+@contextmanager
+def _owned_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps a second bootstrap out of it. The lock ends with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot use the folder {folder}: {error.strerror}", hint="Name another one with --data."
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"another bootstrap uses the folder {folder}", hint="Stop it, or name another folder with --data."
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _open_database(path: Path) -> Iterator[Database]:
+    database = Database(path)
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,78 @@
+"""``hivemind-bootstrap``: run the peer that a hive trusts.
+
+With ``--json`` one line on stdout says when it serves; logs go to stderr; an error is one line what happened and one
+line what to do, with exit code 1. SIGTERM and SIGINT end it cleanly; SIGKILL loses nothing that was answered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hivemind_bootstrap.config import HTTP_ADDRESS, BootstrapConfig
+from hivemind_p2p import __version__, defaults
+from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+
+app = typer.Typer(
+    help="Run the bootstrap of a hive: directory seed, accounts, ledger, status page.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    """The command."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Run the bootstrap of a hive: directory seed, accounts, ledger, status page."""
+    if version:
+        typer.echo(f"hivemind_bootstrap {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    data: Annotated[Path, typer.Option(help="The folder of all its state: the key and the ledger.")],
+    listen: Annotated[list[str] | None, typer.Option(help="A multiaddr for peers; may be repeated.")] = None,
+    http: Annotated[str, typer.Option(help="Host and port of the status page.")] = HTTP_ADDRESS,
+    closed: Annotated[bool, typer.Option("--closed", help="Take no new accounts.")] = False,
+    exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say in one line of JSON when it serves.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and an error's traceback.")] = False,
+) -> None:
+    """Run a bootstrap until Ctrl-C. Everything binds to loopback unless told otherwise."""
+    with reported_errors(verbose=verbose):
+        configure_logs(verbose=verbose, as_json=as_json)
+        config = BootstrapConfig(
+            data=data,
+            listen=tuple(listen) if listen else (defaults.LISTEN_ADDRESS,),
+            http=http,
+            open_registration=not closed,
+        )
+        _run(config, as_json=as_json, exit_with_parent=exit_with_parent)
+
+
+def _run(config: BootstrapConfig, *, as_json: bool, exit_with_parent: bool) -> None:
+    import trio
+
+    from hivemind_bootstrap.app import serve_bootstrap
+
+    async def live() -> None:
+        async with trio.open_nursery() as nursery:
+            ready = await nursery.start(serve_bootstrap, config)
+            say_ready(as_json=as_json, peer_id=ready.peer_id, addresses=ready.addresses, http=ready.http)
+            await trio.sleep_forever()
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(live)
+            await wait_for_the_end(exit_with_parent=exit_with_parent)
+            nursery.cancel_scope.cancel()
+
+    trio.run(serve)

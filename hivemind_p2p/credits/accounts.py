@@ -1,0 +1,143 @@
+"""The account of this peer, as the bootstrap keeps it: register, log in, balance, statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hivemind_p2p.credits.requests import ask
+from hivemind_p2p.credits.wire import ACCOUNTS_PROTOCOL, CREDITS_PROTOCOL
+from hivemind_p2p.interfaces import Network
+from hivemind_p2p.proto import accounts_pb2, credits_pb2
+from hivemind_p2p.types import Credits, PeerId
+
+LOGIN_DEADLINE = 30.0
+"""Seconds: the bootstrap hashes passwords slowly on purpose, and few at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has, in millionths of a credit.
+
+    Attributes:
+        available: Can be spent.
+        held: Set aside for workers; what they do not earn comes back.
+    """
+
+    available: Credits
+    held: Credits
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRow:
+    """One row of a statement.
+
+    Attributes:
+        time: Seconds since the epoch.
+        what: The work, in a few words.
+        amount: Millionths of a credit; below zero where it was spent.
+        counterparty: The username at the other end, or ``hive``.
+    """
+
+    time: float
+    what: str
+    amount: Credits
+    counterparty: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTotal:
+    """What one name owns in the ledger, in millionths of a credit; ``hive`` is where welcome credits come from."""
+
+    name: str
+    available: Credits
+    held: Credits
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOverview:
+    """The whole ledger.
+
+    Attributes:
+        totals: By account name.
+        sum: Of all rows: zero, or the ledger is broken.
+        transfers: How many there are.
+    """
+
+    totals: tuple[AccountTotal, ...]
+    sum: Credits
+    transfers: int
+
+
+class AccountClient:
+    """Asks the bootstrap about accounts. Every method raises `BootstrapUnreachableError` where it is away."""
+
+    def __init__(self, network: Network, bootstrap: PeerId) -> None:
+        self._network = network
+        self._bootstrap = bootstrap
+
+    async def register(self, username: str, password: str) -> str:
+        """Makes an account and links this peer to it; returns the username as it is kept.
+
+        Raises:
+            AccountExistsError: The username is taken.
+            AuthenticationError: The username or password is not of the right form, or registration is closed.
+        """
+        credentials = accounts_pb2.Credentials(username=username, password=password)
+        return await self._account(accounts_pb2.AccountsRequest(register=credentials))
+
+    async def login(self, username: str, password: str) -> str:
+        """Links this peer to an account; returns the username as it is kept.
+
+        Raises:
+            AuthenticationError: Wrong password, or no such account.
+            BusyError: Too many attempts.
+        """
+        credentials = accounts_pb2.Credentials(username=username, password=password)
+        return await self._account(accounts_pb2.AccountsRequest(login=credentials))
+
+    async def balance(self) -> Balance:
+        """What the account has.
+
+        Raises:
+            AccountRequiredError: This peer is not linked to an account.
+        """
+        answer = await self._credits(credits_pb2.CreditsRequest(balance=credits_pb2.BalanceRequest()))
+        return Balance(Credits(answer.balance.available), Credits(answer.balance.held))
+
+    async def statement(self, limit: int = 100) -> tuple[StatementRow, ...]:
+        """The newest rows of the account, newest first; at most 1000.
+
+        Raises:
+            AccountRequiredError: This peer is not linked to an account.
+        """
+        request = credits_pb2.CreditsRequest(statement=credits_pb2.StatementRequest(limit=max(0, limit)))
+        answer = await self._credits(request)
+        return tuple(
+            StatementRow(row.time, row.what, Credits(row.amount), row.counterparty) for row in answer.statement.rows
+        )
+
+    async def overview(self) -> LedgerOverview:
+        """The totals of all accounts (the first thousand), and the sum of all rows.
+
+        Raises:
+            AccountRequiredError: This peer is not linked to an account.
+        """
+        answer = await self._credits(credits_pb2.CreditsRequest(overview=credits_pb2.OverviewRequest()))
+        totals = tuple(
+            AccountTotal(total.name, Credits(total.available), Credits(total.held)) for total in answer.overview.totals
+        )
+        return LedgerOverview(totals, Credits(answer.overview.sum), answer.overview.transfers)
+
+    async def _account(self, request: accounts_pb2.AccountsRequest) -> str:
+        answer = await ask(
+            self._network,
+            self._bootstrap,
+            ACCOUNTS_PROTOCOL,
+            request,
+            accounts_pb2.AccountsAnswer,
+            deadline=LOGIN_DEADLINE,
+        )
+        return answer.username
+
+    async def _credits(self, request: credits_pb2.CreditsRequest) -> credits_pb2.CreditsAnswer:
+        return await ask(self._network, self._bootstrap, CREDITS_PROTOCOL, request, credits_pb2.CreditsAnswer)
