@@ -182,6 +182,17 @@ async def test_a_lookup_and_a_publication_succeed_whatever_one_replica_answers(
     assert trio.current_time() - started < 3 * REQUEST_DEADLINE + 1
 
 
+async def test_a_busy_peer_is_not_taken_for_dead(autojump_clock, hive, victims, identity):
+    async def busy(request):
+        raise BusyError("later")
+
+    attacker = Attacker(hive, identity(66), busy)
+    await make_known(attacker, victims)
+    assert await found(victims[2]) == [b"true"]
+    assert victims[2].service.statistics().failures == 1
+    assert attacker.info.peer_id in victims[2].service._node.table
+
+
 async def test_made_up_peers_cost_little_and_fill_nothing(autojump_clock, hive, victims, identity):
     made_up = tuple(PeerInfo(identity(1000 + number).peer_id, ("/memory/666",)) for number in range(wire.MOST_PEERS))
 

@@ -1,7 +1,7 @@
 import pytest
 import trio
 
-from hivemind_p2p.dht import channels, service, walk
+from hivemind_p2p.dht import channels, ids, routing_table, service, walk
 from hivemind_p2p.dht.records import MAX_VALUE
 from hivemind_p2p.errors import BootstrapUnreachableError, PeerUnreachableError, RecordError
 from hivemind_p2p.types import PeerInfo
@@ -186,6 +186,7 @@ async def test_publishing_while_the_hive_is_away_is_made_up_for(autojump_clock, 
     assert await members[0].service.lookup("key") == ()
     hive.network.heal()
     await trio.sleep(30)
+    assert members[0].service.statistics().records == 1
     assert values(await members[0].service.lookup("key")) == [b"v"]
 
 
@@ -220,6 +221,29 @@ async def test_a_channel_that_died_while_idle_is_replaced(autojump_clock, hive):
     await members[0].service.publish("key", b"v", lifetime=30)
     assert values(await members[1].service.lookup("key")) == [b"v"]
     assert members[1].service.statistics().failures == 0
+
+
+async def test_a_silent_peer_makes_room_for_a_newcomer(autojump_clock, hive, identity):
+    members = await hive.grow(2)
+    table = members[0].service._node.table
+    crowded = ids.bucket_index(ids.of_peer(members[0].peer_id), ids.of_peer(members[1].peer_id))
+    await trio.sleep(routing_table.DOUBT_AFTER + 10)
+    silent = same_bucket(identity, members[0].peer_id, crowded, 2 * routing_table.BUCKET_SIZE)
+    for peer in silent[: routing_table.BUCKET_SIZE]:
+        table.seen(PeerInfo(peer, ("/memory/999",)), 0.0)
+    table.failed(members[1].peer_id, trio.current_time())
+    table.seen(PeerInfo(silent[-1], ("/memory/999",)), 0.0)
+    assert members[1].peer_id not in table
+    await members[1].service.lookup("key")
+    await trio.sleep(channels.REQUEST_DEADLINE + 1)
+    assert members[1].peer_id in table
+
+
+def same_bucket(identity, own, index, count):
+    """Peers in one bucket of `own`."""
+    peers = (identity(number).peer_id for number in range(1000, 9000))
+    there = (peer for peer in peers if ids.bucket_index(ids.of_peer(own), ids.of_peer(peer)) == index)
+    return [next(there) for _ in range(count)]
 
 
 async def test_buckets_are_refreshed(autojump_clock, hive):

@@ -1,4 +1,4 @@
-"""Four hundred peers with the directory's own decisions, on calls instead of a network: who finds what, at what cost."""
+"""Four hundred peers with the directory's own decisions, on calls instead of a network: what is found at what cost."""
 
 from __future__ import annotations
 
