@@ -182,6 +182,13 @@ async def test_a_lookup_and_a_publication_succeed_whatever_one_replica_answers(
     assert trio.current_time() - started < 3 * REQUEST_DEADLINE + 1
 
 
+async def test_pages_in_circles_are_not_followed(autojump_clock, hive, victims, identity):
+    attacker = Attacker(hive, identity(66), in_circles)
+    await make_known(attacker, victims)
+    assert await found(victims[2]) == [b"true"]
+    assert [message.find_records.after for message in attacker.asked] == ["", "1"]
+
+
 async def test_a_busy_peer_is_not_taken_for_dead(autojump_clock, hive, victims, identity):
     async def busy(request):
         raise BusyError("later")
