@@ -60,7 +60,7 @@ Action: TypeAlias = Request | Drop | Ban | Done
 class _Source:
     held: Bitfield
     heard_at: float
-    window: int = FIRST_WINDOW
+    window: int
     asked: dict[int, None] = field(default_factory=dict)
 
 
@@ -109,7 +109,7 @@ class Download:
             return [Drop(source, "it is banned")]
         if source in self._sources:
             return []
-        self._sources[source] = _Source(held.copy(), now)
+        self._sources[source] = _Source(held.copy(), now, min(FIRST_WINDOW, self._largest_window))
         self._picker.joined(held)
         if self._picker.wants_from(held):
             self._progress_at = now

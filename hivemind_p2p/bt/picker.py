@@ -8,6 +8,7 @@ handed in decides: a different one at each peer, so that they do not all ask for
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from hivemind_p2p.bt.bitfield import Bitfield
 
@@ -75,13 +76,8 @@ class PiecePicker:
 
     def pick(self, held: Bitfield, count: int) -> list[int]:
         """Takes up to `count` open pieces that a source holds, rarest first."""
-        picked: list[int] = []
-        for rarity in sorted(self._open):
-            for piece in self._open[rarity]:
-                if len(picked) == count:
-                    break
-                if piece in held:
-                    picked.append(piece)
+        candidates = (piece for rarity in sorted(self._open) for piece in self._open[rarity] if piece in held)
+        picked = list(islice(candidates, max(0, count)))
         for piece in picked:
             self._close(piece)
             self._taken.add(piece)

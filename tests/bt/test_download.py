@@ -1,0 +1,190 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hivemind_p2p.bt.bitfield import Bitfield
+from hivemind_p2p.bt.download import FIRST_WINDOW, Ban, Done, Download, Drop, Request
+from hivemind_p2p.types import PeerId
+
+A, B = PeerId("a"), PeerId("b")
+KIB = 1024
+
+
+def download(pieces=8, missing=None, piece_length=16 * KIB, patience=10.0):
+    missing = list(range(pieces)) if missing is None else missing
+    return Download(pieces, missing, piece_length=piece_length, patience=patience, now=0.0)
+
+
+def test_a_source_is_asked_for_a_few_pieces_and_then_for_more():
+    machine = download(pieces=20)
+    assert machine.source_joined(A, Bitfield.full(20), 0.0) == [Request(A, tuple(range(FIRST_WINDOW)))]
+    actions = machine.piece_arrived(A, 0, 0.1)
+    assert actions == [Request(A, (4, 5))]
+    assert machine.expects(A, 4)
+    assert not machine.expects(A, 0)
+
+
+def test_the_window_is_bounded_by_bytes():
+    machine = download(pieces=100, piece_length=4 * KIB * KIB)
+    (first,) = machine.source_joined(A, Bitfield.full(100), 0.0)
+    asked = set(first.pieces)
+    for step in range(50):
+        piece = min(asked)
+        asked.discard(piece)
+        for action in machine.piece_arrived(A, piece, step):
+            asked.update(action.pieces)
+    assert len(asked) == 2
+
+
+def test_two_sources_share_the_work():
+    machine = download()
+    first = machine.source_joined(A, Bitfield.full(8), 0.0)
+    second = machine.source_joined(B, Bitfield.full(8), 0.0)
+    assert first == [Request(A, (0, 1, 2, 3))]
+    assert second == [Request(B, (4, 5, 6, 7))]
+
+
+def test_done_comes_when_the_last_wanted_piece_is_stored():
+    machine = download(missing=[5, 2])
+    assert machine.source_joined(A, Bitfield.full(8), 0.0) == [Request(A, (5, 2))]
+    machine.piece_arrived(A, 5, 1.0)
+    assert machine.piece_stored(5, 1.0) == []
+    machine.piece_arrived(A, 2, 1.0)
+    assert machine.missing == 1
+    assert machine.piece_stored(2, 1.0) == [Done()]
+
+
+def test_a_source_that_sent_a_wrong_piece_is_banned_and_its_pieces_go_to_another():
+    machine = download(pieces=4)
+    machine.source_joined(A, Bitfield.full(4), 0.0)
+    assert machine.source_joined(B, Bitfield.full(4), 0.0) == []
+    machine.piece_arrived(A, 1, 1.0)
+    ban, request = machine.piece_corrupt(A, 1, 1.0)
+    assert isinstance(ban, Ban)
+    assert ban.source == A
+    assert isinstance(request, Request)
+    assert request.source == B
+    assert set(request.pieces) == {0, 1, 2, 3}
+    assert machine.sources == (B,)
+    assert machine.source_joined(A, Bitfield.full(4), 2.0) == [Drop(A, "it is banned")]
+
+
+def test_a_wrong_piece_of_a_source_that_left_is_asked_of_another():
+    machine = download(pieces=1)
+    machine.source_joined(A, Bitfield.full(1), 0.0)
+    machine.source_joined(B, Bitfield.full(1), 0.0)
+    machine.piece_arrived(A, 0, 1.0)
+    assert machine.source_left(A, 1.0) == []
+    assert Request(B, (0,)) in machine.piece_corrupt(A, 0, 2.0)
+
+
+def test_a_piece_that_was_not_asked_for_costs_the_source():
+    machine = download()
+    machine.source_joined(A, Bitfield.full(8), 0.0)
+    (drop,) = machine.piece_arrived(A, 7, 1.0)
+    assert isinstance(drop, Drop)
+    assert machine.sources == ()
+
+
+def test_a_silent_source_is_dropped_and_another_takes_over():
+    machine = download(pieces=2)
+    machine.source_joined(A, Bitfield.full(2), 0.0)
+    machine.source_joined(B, Bitfield.full(2), 1.0)
+    assert machine.tick(9.9) == []
+    drop, request = machine.tick(10.0)
+    assert isinstance(drop, Drop)
+    assert "10 seconds with 2 pieces" in drop.reason
+    assert request == Request(B, (0, 1))
+    # B has been idle for long, and still gets its full time from now on.
+    assert machine.tick(19.9) == []
+    assert isinstance(machine.tick(20.0)[0], Drop)
+
+
+def test_each_piece_gives_a_source_new_time():
+    machine = download(pieces=4)
+    machine.source_joined(A, Bitfield.full(4), 0.0)
+    machine.piece_arrived(A, 0, 8.0)
+    assert machine.tick(17.9) == []
+    assert isinstance(machine.tick(18.0)[0], Drop)
+
+
+def test_a_refused_piece_is_asked_of_another_and_not_of_the_same_again():
+    machine = download(pieces=1)
+    machine.source_joined(A, Bitfield.full(1), 0.0)
+    machine.source_joined(B, Bitfield.full(1), 0.0)
+    assert machine.piece_refused(A, 0, 1.0) == [Request(B, (0,))]
+    assert machine.piece_refused(B, 0, 1.0) == []
+    assert machine.source_has(A, [0], 2.0) == [Request(A, (0,))]
+
+
+def test_new_pieces_of_a_source_are_asked_for_and_nonsense_is_left_out():
+    machine = download(pieces=4)
+    assert machine.source_joined(A, Bitfield(4), 0.0) == []
+    assert machine.source_has(A, [2, 2, 99, -1], 1.0) == [Request(A, (2,))]
+    assert machine.source_has(B, [1], 1.0) == []
+
+
+def test_stalled_is_when_nothing_is_on_its_way():
+    machine = download(pieces=2)
+    assert machine.stalled_for(3.0) == 3.0
+    machine.source_joined(A, Bitfield(2, [0]), 3.0)
+    assert machine.stalled_for(9.0) == 0.0
+    machine.piece_arrived(A, 0, 9.0)
+    assert machine.stalled_for(9.5) == 0.0
+    machine.piece_stored(0, 10.0)
+    assert machine.stalled_for(14.0) == 4.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_with_one_honest_source_any_mix_of_others_ends_complete(data):
+    """Sources lie, leave, refuse and stay silent in any order; the honest one brings it to the end."""
+    pieces = data.draw(st.integers(1, 12))
+    machine = download(pieces=pieces, missing=data.draw(st.permutations(range(pieces))))
+    honest = PeerId("honest")
+    rogues = [PeerId(f"rogue{number}") for number in range(data.draw(st.integers(0, 3)))]
+    asked: dict[PeerId, list[int]] = {peer: [] for peer in [*rogues, honest]}
+    stored: set[int] = set()
+    finished = False
+
+    def perform(actions):
+        nonlocal finished
+        for action in actions:
+            match action:
+                case Request(source, wanted):
+                    assert not set(wanted) & stored
+                    asked[source].extend(wanted)
+                case Drop(source) | Ban(source):
+                    asked[source].clear()
+                case Done():
+                    finished = True
+
+    for peer in [*rogues, honest]:
+        perform(machine.source_joined(peer, Bitfield.full(pieces), 0.0))
+    now = 0.0
+    while not finished:
+        now += 1.0
+        busy = [peer for peer in asked if asked[peer]]
+        assert busy, "nothing is on its way and it is not done"
+        peer = data.draw(st.sampled_from(busy))
+        what = "send" if peer == honest else data.draw(st.sampled_from(["send", "lie", "refuse", "leave", "silence"]))
+        if what == "silence":
+            now += 10.0
+            perform(machine.tick(now))
+            if honest not in machine.sources:
+                perform(machine.source_joined(honest, Bitfield.full(pieces), now))
+            continue
+        if what == "leave":
+            asked[peer].clear()
+            perform(machine.source_left(peer, now))
+            continue
+        piece = asked[peer].pop(0)
+        if what == "refuse":
+            perform(machine.piece_refused(peer, piece, now))
+            continue
+        perform(machine.piece_arrived(peer, piece, now))
+        if what == "lie":
+            perform(machine.piece_corrupt(peer, piece, now))
+        else:
+            stored.add(piece)
+            perform(machine.piece_stored(piece, now))
+    assert stored == set(range(pieces))
