@@ -6,6 +6,7 @@ for that time. All waiting is trio's, so a mock clock makes it instant and exact
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,20 @@ WINDOW: Final = 256 * 1024
 
 SEGMENT: Final = 64 * 1024
 """Bytes that arrive together at most, so that a large write does not arrive all at its end."""
+
+
+def wanted_bytes(max_bytes: int | None, default: int) -> int:
+    """What a reader asks for.
+
+    Raises:
+        ValueError: It is below one.
+        TypeError: It is no integer.
+    """
+    if max_bytes is None:
+        return default
+    if operator.index(max_bytes) < 1:
+        raise ValueError("max_bytes must be at least 1")
+    return max_bytes
 
 
 class Link(Protocol):
@@ -73,9 +88,6 @@ class Pipe:
             trio.ClosedResourceError: This side has said that it ends.
             trio.BrokenResourceError: The other side will not read this.
         """
-        self._check_writer()
-        await trio.lowlevel.checkpoint()
-        self._check_writer()
         rest = memoryview(data).cast("B")
         while True:
             self._check_writer()
@@ -99,18 +111,13 @@ class Pipe:
         if self._broken or self._reader_closed:
             raise trio.BrokenResourceError("the other side of the stream is gone")
 
-    async def receive(self, max_bytes: int | None) -> bytes:
+    async def receive(self, max_bytes: int) -> bytes:
         """Some bytes, or ``b""`` at the end.
 
         Raises:
             trio.ClosedResourceError: This side was closed.
             trio.BrokenResourceError: The stream has broken.
-            ValueError: `max_bytes` is below one.
         """
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        self._check_reader()
-        await trio.lowlevel.checkpoint()
         while True:
             self._check_reader()
             next_at = self._segments[0][0] if self._segments else self._ends_at
@@ -120,7 +127,7 @@ class Pipe:
                 with trio.CancelScope(deadline=next_at):
                     await self._arrivals.park()
             else:
-                return self._take(max_bytes or SEGMENT)
+                return self._take(max_bytes)
 
     def _take(self, max_bytes: int) -> bytes:
         if not self._segments:
@@ -203,7 +210,10 @@ class PipeStream:
             trio.BrokenResourceError: The other side is gone.
             trio.BusyResourceError: Another task is sending.
         """
+        await trio.lowlevel.checkpoint()
         with self._alone("sending"):
+            if self._closed:
+                raise trio.ClosedResourceError("this side of the stream is closed")
             if self._outgoing.link.loses():
                 self.reset()
             await self._outgoing.send(data)
@@ -220,14 +230,17 @@ class PipeStream:
             trio.ClosedResourceError: This side was closed.
             trio.BrokenResourceError: The stream has broken.
             trio.BusyResourceError: Another task is receiving.
+            ValueError: `max_bytes` is below one.
         """
+        limit = wanted_bytes(max_bytes, SEGMENT)
+        await trio.lowlevel.checkpoint()
         with self._alone("receiving"):
-            return await self._incoming.receive(max_bytes)
+            return await self._incoming.receive(limit)
 
     async def send_eof(self) -> None:
         """Says that nothing more will be sent; receiving goes on."""
+        await trio.lowlevel.checkpoint()
         with self._alone("sending"):
-            await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError("this side of the stream is closed")
             self._outgoing.end()
