@@ -1,0 +1,299 @@
+"""How a peer comes to host layers: it decides, claims, fetches the bytes that it needs, loads, and says so.
+
+One job at a time works on a model, whoever asked for it; everybody who asks meanwhile watches the same job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import trio
+
+from hivemind_p2p import defaults, telemetry
+from hivemind_p2p.errors import (
+    BusyError,
+    CheckpointError,
+    HivemindError,
+    MissingLayersError,
+    NetworkError,
+    ProtocolError,
+)
+from hivemind_p2p.interfaces import Content, Directory, Network, OfferBook
+from hivemind_p2p.proto import sharding_pb2 as pb
+from hivemind_p2p.sharding import checkpoint as checkpoints
+from hivemind_p2p.sharding import placement, wire
+from hivemind_p2p.sharding.cache import MemoryPool
+from hivemind_p2p.sharding.stage import Stage
+from hivemind_p2p.types import FetchProgress, LayerSpan, Link, Offer, PeerId, StageOffer
+
+PING_DEADLINE = 2.0
+"""Seconds that a peer which somebody calls dead has to prove that it is not."""
+
+FETCH_DEADLINE = 3600.0
+"""Seconds for a span's bytes. The swarm gives up idle sources itself; this bounds a swarm that trickles."""
+
+RETRY_SECONDS = 30.0
+"""How long a peer that failed to host a model leaves it alone, unless it is asked again."""
+
+State = pb.Hosting.State
+Key: TypeAlias = tuple[Link, LayerSpan]
+
+_events = telemetry.source("sharding")
+
+
+@dataclass(frozen=True, slots=True)
+class HostProgress:
+    """How far a peer is with hosting a span."""
+
+    state: pb.Hosting.State = State.NOTHING_TO_DO
+    span: LayerSpan | None = None
+    done_bytes: int = 0
+    wanted_bytes: int = 0
+
+
+class Job:
+    """What a peer does about one model now, and who watches."""
+
+    def __init__(self) -> None:
+        self.progress = HostProgress()
+        self.finished = False
+        self.error: HivemindError | None = None
+        self._changed = trio.Event()
+
+    def tell(self, progress: HostProgress) -> None:
+        """Notes how far the job is, and wakes who watches."""
+        self.progress = progress
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def finish(self, error: HivemindError | None = None) -> None:
+        """Says that the job is over."""
+        self.finished, self.error = True, error
+        self._changed.set()
+
+    async def change(self) -> None:
+        """Waits for the next `tell` or `finish`."""
+        await self._changed.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A stage that this peer hosts, and what lets one step of it run at a time."""
+
+    stage: Stage
+    limiter: trio.CapacityLimiter
+
+
+class Host:
+    """Keeps the stages of this peer.
+
+    Args:
+        network: Asks peers that somebody calls dead whether they live.
+        content: Brings the bytes.
+        offers: Where claims are read and published.
+        directory: Where published models are found.
+        pool: The memory that the weights are taken from.
+        threads: torch threads a stage may use.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        content: Content,
+        offers: OfferBook,
+        directory: Directory,
+        pool: MemoryPool,
+        *,
+        threads: int,
+    ) -> None:
+        self.stages: dict[Key, Loaded] = {}
+        self._network = network
+        self._content = content
+        self._offers = offers
+        self._directory = directory
+        self._pool = pool
+        self._threads = threads
+        self._claims: dict[Key, bool] = {}
+        self._jobs: dict[Link, Job] = {}
+        self._not_before: dict[Link, float] = {}
+        self._publishing = trio.Lock()
+
+    def find(self, link: Link, span: LayerSpan) -> Loaded:
+        """The stage of a span.
+
+        Raises:
+            MissingLayersError: This peer does not host it.
+        """
+        loaded = self.stages.get((link, span))
+        if loaded is None:
+            raise MissingLayersError(f"peer {self._network.peer_id} does not host layers {span} of {link}")
+        return loaded
+
+    def ask(self, nursery: trio.Nursery, link: Link, lost: Collection[PeerId] = ()) -> Job:
+        """The job that considers hosting a model now; it runs in `nursery`, whatever becomes of who asked."""
+        job = self._jobs.get(link)
+        if job is None:
+            job = self._jobs[link] = Job()
+            nursery.start_soon(self._work, job, link, frozenset(lost))
+        return job
+
+    async def reconsider(self, nursery: trio.Nursery) -> None:
+        """Looks at every published model, so that layers lost with a peer get a host again."""
+        records = await self._directory.lookup(defaults.MODELS_KEY)
+        now = trio.current_time()
+        for link in {model.link for model in wire.sound_models(records)}:
+            if self._not_before.get(link, now) <= now:
+                self.ask(nursery, link)
+
+    async def _work(self, job: Job, link: Link, lost: frozenset[PeerId]) -> None:
+        error: HivemindError | None = None
+        try:
+            while await self._take_one(job, link, lost):
+                lost = frozenset()
+        except HivemindError as failure:
+            error = failure
+            self._not_before[link] = trio.current_time() + RETRY_SECONDS
+            _events.warning("hosting_failed", link=link, reason=failure.message)
+        finally:
+            del self._jobs[link]
+            job.finish(error)
+
+    async def _take_one(self, job: Job, link: Link, lost: frozenset[PeerId]) -> bool:
+        """Hosts one more span if one is left for this peer; whether it did."""
+        model = wire.find_model(await self._directory.lookup(defaults.MODELS_KEY), link)
+        if model is None:
+            raise MissingLayersError(f"nobody announces the model {link}", hint="Publish it with publish_model first.")
+        offers = await self._living(await self._offers.offers(fresh=True), lost)
+        # What this peer claims counts at once, even if its own offer is still on its way through the directory.
+        offers = [self._with_claims(offer) for offer in offers]
+        span = placement.decide(link, model.layer_count, model.stages_wanted, self._network.peer_id, offers)
+        if span is None or (link, span) in self._claims:
+            return False
+        await self._claim(link, span)
+        job.tell(HostProgress(State.CLAIMED, span))
+        try:
+            loaded = await self._load(job, model, span)
+        except BaseException:
+            self._pool.release((link, span))
+            with trio.CancelScope(deadline=trio.current_time() + defaults.REQUEST_DEADLINE, shield=True):
+                await self._unclaim(link, span)
+            raise
+        self.stages[link, span] = loaded
+        await self._claim(link, span, ready=True)
+        _events.info("stage_ready", link=link, span=str(span))
+        job.tell(replace(job.progress, state=State.READY))
+        return True
+
+    def _with_claims(self, offer: Offer) -> Offer:
+        if offer.peer.peer_id != self._network.peer_id:
+            return offer
+        return replace(offer, stages=self._own_stages())
+
+    async def _living(self, offers: Sequence[Offer], lost: frozenset[PeerId]) -> list[Offer]:
+        """The offers without those of peers that are said to be dead and do not answer."""
+        suspects = [offer.peer.peer_id for offer in offers if offer.peer.peer_id in lost and offer.stages]
+        dead: set[PeerId] = set()
+
+        async def check(peer: PeerId) -> None:
+            if not await self._answers(peer):
+                dead.add(peer)
+
+        async with trio.open_nursery() as nursery:
+            for peer in suspects:
+                nursery.start_soon(check, peer)
+        return [offer for offer in offers if offer.peer.peer_id not in dead]
+
+    async def _answers(self, peer: PeerId) -> bool:
+        try:
+            channel = await self._network.open(peer, wire.PROTOCOL, deadline=PING_DEADLINE)
+        except NetworkError:
+            return False
+        try:
+            await wire.send(channel, pb.ToStage(ping=pb.Ping()), PING_DEADLINE)
+            await wire.receive(channel, pb.FromStage, PING_DEADLINE, "answer a ping")
+        except HivemindError:
+            return False
+        finally:
+            await channel.aclose()
+        return True
+
+    # -- claims
+
+    async def _claim(self, link: Link, span: LayerSpan, *, ready: bool = False) -> None:
+        self._claims[link, span] = ready
+        await self._publish()
+
+    async def _unclaim(self, link: Link, span: LayerSpan) -> None:
+        self._claims.pop((link, span), None)
+        with contextlib.suppress(HivemindError):  # the offer expires by itself
+            await self._publish()
+
+    async def _publish(self) -> None:
+        async with self._publishing:
+            await self._offers.set_stages(self._own_stages())
+
+    def _own_stages(self) -> tuple[StageOffer, ...]:
+        return tuple(StageOffer(link, span, ready) for (link, span), ready in sorted(self._claims.items()))
+
+    # -- loading
+
+    async def _load(self, job: Job, model: wire.ModelRecord, span: LayerSpan) -> Loaded:
+        folder, checkpoint = await self._read(model.link)
+        if checkpoint.layer_count != model.layer_count:
+            raise CheckpointError(f"{model.link} has {checkpoint.layer_count} layers, not {model.layer_count}")
+        size = checkpoint.weight_bytes(span)
+        self._pool.reserve((model.link, span), size, f"the weights of layers {span} of {model.name}")
+
+        def tell(fetched: FetchProgress) -> None:
+            job.tell(HostProgress(State.FETCHING, span, fetched.done_bytes, fetched.wanted_bytes))
+
+        ranges = checkpoint.ranges(span)
+        total = sum(part.stop - part.start for parts in ranges.values() for part in parts)
+        job.tell(HostProgress(State.FETCHING, span, 0, total))
+        try:
+            with trio.fail_after(FETCH_DEADLINE):
+                folder = await self._content.fetch(model.link, wanted=ranges, progress=tell)
+        except trio.TooSlowError as error:
+            raise BusyError(f"layers {span} did not arrive within {FETCH_DEADLINE:g} s") from error
+        job.tell(HostProgress(State.LOADING, span, total, total))
+        stage = await trio.to_thread.run_sync(self._load_stage, folder, checkpoint, span)
+        return Loaded(stage, trio.CapacityLimiter(1))
+
+    def _load_stage(self, folder: Path, checkpoint: checkpoints.Checkpoint, span: LayerSpan) -> Stage:
+        return Stage.load(folder, checkpoint, span, threads=self._threads)
+
+    async def _read(self, link: Link) -> tuple[Path, checkpoints.Checkpoint]:
+        """What the link holds, from its small files and its headers."""
+        files = await self._content.files(link)
+        folder = await self._content.fetch(link, wanted=checkpoints.small_files(files))
+        weights = await trio.to_thread.run_sync(checkpoints.weight_files, folder, files)
+        await self._content.fetch(link, wanted=checkpoints.first_header_ranges(weights))
+        await self._content.fetch(link, wanted=checkpoints.header_ranges(folder, weights))
+        return folder, await trio.to_thread.run_sync(checkpoints.read, folder, files)
+
+
+def encode_progress(progress: HostProgress) -> pb.FromStage:
+    """The message that tells it."""
+    span = pb.Span(start=progress.span.start, stop=progress.span.stop) if progress.span else None
+    return pb.FromStage(
+        hosting=pb.Hosting(
+            state=progress.state, span=span, done_bytes=progress.done_bytes, wanted_bytes=progress.wanted_bytes
+        )
+    )
+
+
+def decode_progress(message: pb.FromStage, peer: PeerId) -> HostProgress:
+    """What a peer says of its hosting.
+
+    Raises:
+        ProtocolError: It says something else.
+    """
+    if message.WhichOneof("kind") != "hosting":
+        raise ProtocolError(f"peer {peer} answered a request to host with something else")
+    found = message.hosting
+    span = LayerSpan(found.span.start, found.span.stop) if found.HasField("span") else None
+    return HostProgress(found.state, span, found.done_bytes, found.wanted_bytes)
