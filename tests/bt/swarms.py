@@ -121,5 +121,3 @@ def hashed_file(file: Path, parts: tuple[str, ...], piece_length: int) -> Hashed
 
 def contents_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-

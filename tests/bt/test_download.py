@@ -134,57 +134,71 @@ def test_stalled_is_when_nothing_is_on_its_way():
     assert machine.stalled_for(14.0) == 4.0
 
 
+class Crowd:
+    """Sources that answer as they are told, around a machine whose actions are performed on the spot."""
+
+    def __init__(self, machine, pieces):
+        self.machine = machine
+        self.pieces = pieces
+        self.asked: dict[PeerId, list[int]] = {}
+        self.stored: set[int] = set()
+        self.finished = False
+        self.now = 0.0
+
+    def join(self, peer):
+        self.asked.setdefault(peer, [])
+        self.perform(self.machine.source_joined(peer, Bitfield.full(self.pieces), self.now))
+
+    def perform(self, actions):
+        for action in actions:
+            match action:
+                case Request(source, wanted):
+                    assert not set(wanted) & self.stored
+                    self.asked[source].extend(wanted)
+                case Drop(source) | Ban(source):
+                    self.asked[source].clear()
+                case Done():
+                    self.finished = True
+
+    def step(self, peer, what):
+        self.now += 1.0
+        if what == "silence":
+            self.now += self.machine.patience
+            self.perform(self.machine.tick(self.now))
+        elif what == "leave":
+            self.asked[peer].clear()
+            self.perform(self.machine.source_left(peer, self.now))
+        else:
+            self.answer(peer, self.asked[peer].pop(0), what)
+
+    def answer(self, peer, piece, what):
+        if what == "refuse":
+            self.perform(self.machine.piece_refused(peer, piece, self.now))
+            return
+        self.perform(self.machine.piece_arrived(peer, piece, self.now))
+        if what == "lie":
+            self.perform(self.machine.piece_corrupt(peer, piece, self.now))
+            return
+        self.stored.add(piece)
+        self.perform(self.machine.piece_stored(piece, self.now))
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_with_one_honest_source_any_mix_of_others_ends_complete(data):
     """Sources lie, leave, refuse and stay silent in any order; the honest one brings it to the end."""
     pieces = data.draw(st.integers(1, 12))
     machine = download(pieces=pieces, missing=data.draw(st.permutations(range(pieces))))
+    crowd = Crowd(machine, pieces)
     honest = PeerId("honest")
-    rogues = [PeerId(f"rogue{number}") for number in range(data.draw(st.integers(0, 3)))]
-    asked: dict[PeerId, list[int]] = {peer: [] for peer in [*rogues, honest]}
-    stored: set[int] = set()
-    finished = False
-
-    def perform(actions):
-        nonlocal finished
-        for action in actions:
-            match action:
-                case Request(source, wanted):
-                    assert not set(wanted) & stored
-                    asked[source].extend(wanted)
-                case Drop(source) | Ban(source):
-                    asked[source].clear()
-                case Done():
-                    finished = True
-
-    for peer in [*rogues, honest]:
-        perform(machine.source_joined(peer, Bitfield.full(pieces), 0.0))
-    now = 0.0
-    while not finished:
-        now += 1.0
-        busy = [peer for peer in asked if asked[peer]]
+    for peer in [PeerId(f"rogue{number}") for number in range(data.draw(st.integers(0, 3)))] + [honest]:
+        crowd.join(peer)
+    while not crowd.finished:
+        busy = [peer for peer in crowd.asked if crowd.asked[peer]]
         assert busy, "nothing is on its way and it is not done"
         peer = data.draw(st.sampled_from(busy))
-        what = "send" if peer == honest else data.draw(st.sampled_from(["send", "lie", "refuse", "leave", "silence"]))
-        if what == "silence":
-            now += 10.0
-            perform(machine.tick(now))
-            if honest not in machine.sources:
-                perform(machine.source_joined(honest, Bitfield.full(pieces), now))
-            continue
-        if what == "leave":
-            asked[peer].clear()
-            perform(machine.source_left(peer, now))
-            continue
-        piece = asked[peer].pop(0)
-        if what == "refuse":
-            perform(machine.piece_refused(peer, piece, now))
-            continue
-        perform(machine.piece_arrived(peer, piece, now))
-        if what == "lie":
-            perform(machine.piece_corrupt(peer, piece, now))
-        else:
-            stored.add(piece)
-            perform(machine.piece_stored(piece, now))
-    assert stored == set(range(pieces))
+        rogue = st.sampled_from(["send", "lie", "refuse", "leave", "silence"])
+        crowd.step(peer, "send" if peer == honest else data.draw(rogue))
+        if honest not in machine.sources:
+            crowd.join(honest)
+    assert crowd.stored == set(range(pieces))

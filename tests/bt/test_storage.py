@@ -196,9 +196,7 @@ def test_a_record_that_does_not_fit_leaves_the_log_readable(tmp_path, monkeypatc
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_history_of_writes_kills_and_damage_gives_out_only_right_bytes(
-    manifest, tmp_path_factory, pieces, data
-):
+def test_any_history_of_writes_kills_and_damage_gives_out_only_right_bytes(manifest, tmp_path_factory, pieces, data):
     folder = tmp_path_factory.mktemp("history")
     store = open_store(manifest, folder)
     store.prepare(manifest.files)
