@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.bt.files import write_atomically
+from hivemind_p2p.bt.files import translated, write_atomically
 from hivemind_p2p.bt.metainfo import Manifest
 from hivemind_p2p.bt.metainfo_codec import parse
 from hivemind_p2p.bt.piece_log import PieceLog
@@ -71,7 +71,8 @@ class Catalogue:
             ContentError: The folder cannot be written.
         """
         folder = self._folder / manifest.infohash.hex()
-        (folder / _ENTRY).unlink(missing_ok=True)
+        with translated(str(folder)):
+            (folder / _ENTRY).unlink(missing_ok=True)
         write_atomically(folder / _MANIFEST, manifest.encode())
         log = PieceLog(folder / _PIECES)
         log.replace([])

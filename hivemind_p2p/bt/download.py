@@ -62,6 +62,7 @@ class _Source:
     heard_at: float
     window: int
     asked: dict[int, None] = field(default_factory=dict)
+    refusals: int = 0
 
 
 class Download:
@@ -157,6 +158,10 @@ class Download:
         del state.asked[piece]
         state.heard_at = now
         self._picker.put_back([piece])
+        state.refusals += 1
+        if state.refusals > self.pieces:
+            # Otherwise one that tells of a piece and refuses it, in turns, would keep a download alive for ever.
+            return self._leave(Drop(source, f"it refused {state.refusals} requests"), now)
         if state.held.discard(piece):
             self._picker.lost(state.held, piece)
         return self._ask(self._sources, now)

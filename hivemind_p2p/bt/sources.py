@@ -33,8 +33,8 @@ LONGEST_WAIT = 5.0
 STAGGER = 1.0
 """Seconds that one source is given for the manifest before another one is asked as well."""
 
-MOST_SOURCES = 64
-"""Records of sources that are looked at: more cannot be useful, and anybody can publish one."""
+MOST_SOURCES = 256
+"""Records of sources that are looked at: far more than can be useful, and anybody can publish one."""
 
 _events = telemetry.source("swarm")
 

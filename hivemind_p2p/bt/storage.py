@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -106,7 +107,9 @@ class ContentStore:
             return None
         data = self._read_span(span, begin, length)
         if data is None:
-            self._lose([piece])
+            # What cannot be recorded now (the disk may be full) is found again after a restart.
+            with suppress(ContentError):
+                self._lose([piece])
         return data
 
     def _read_span(self, span: PieceSpan, begin: int, length: int) -> memoryview | None:

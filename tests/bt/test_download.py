@@ -116,6 +116,16 @@ def test_a_refused_piece_is_asked_of_another_and_not_of_the_same_again():
     assert machine.source_has(A, [0], 2.0) == [Request(A, (0,))]
 
 
+def test_a_source_that_tells_of_a_piece_and_refuses_it_in_turns_is_left():
+    machine = download(pieces=2)
+    machine.source_joined(A, Bitfield(2, [0]), 0.0)
+    for _ in range(2):
+        assert machine.piece_refused(A, 0, 1.0) == []
+        assert machine.source_has(A, [0], 1.0) == [Request(A, (0,))]
+    assert isinstance(machine.piece_refused(A, 0, 1.0)[0], Drop)
+    assert machine.sources == ()
+
+
 def test_new_pieces_of_a_source_are_asked_for_and_nonsense_is_left_out():
     machine = download(pieces=4)
     assert machine.source_joined(A, Bitfield(4), 0.0) == []
