@@ -32,7 +32,7 @@ from hivemind_p2p.credits.wire import (
     read_signed,
     seal_voucher,
 )
-from hivemind_p2p.errors import VoucherError
+from hivemind_p2p.errors import CreditError, VoucherError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Clock, Network
 from hivemind_p2p.proto import credits_pb2
@@ -123,7 +123,11 @@ class Purse:
             amount = hold_amount(wanted, limit, available)
             entry.unanswered = credits_pb2.HoldRequest(hold_id=secrets.token_hex(16), payee=payee, amount=amount)
         request = entry.unanswered
-        answer = await self._ask(credits_pb2.CreditsRequest(hold=request))
+        try:
+            answer = await self._ask(credits_pb2.CreditsRequest(hold=request))
+        except CreditError:
+            entry.unanswered = None
+            raise
         entry.unanswered = None
         hold = open_hold(answer.hold, self._bootstrap)
         if (hold.hold_id, hold.payer, hold.payee) != (request.hold_id, self._identity.peer_id, payee):
