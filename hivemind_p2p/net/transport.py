@@ -263,7 +263,7 @@ def _new_host(identity: Identity) -> BasicHost:
     config = ConnectionConfig(
         max_connections=MOST_CONNECTIONS,
         high_watermark=MOST_CONNECTIONS,
-        low_watermark=0,  # with min_connections: never dials on its own
+        low_watermark=0,
         min_connections=0,
         max_connections_per_peer=1,  # with more, each dial waits 250 ms for a second one
         outbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT,
@@ -312,6 +312,8 @@ async def _run_host(host: BasicHost, listen: Sequence[str], *, task_status: Any 
     from multiaddr import Multiaddr
 
     async with host.run([Multiaddr(address) for address in listen]):
+        # It would dial whoever libp2p has heard of, up to half of MOST_CONNECTIONS.
+        await host.get_network().auto_connector.stop()
         task_status.started()
         await trio.sleep_forever()
 

@@ -1,0 +1,112 @@
+"""Multiaddrs: what is understood, and that nothing else gets through."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hivemind_p2p.errors import AddressError
+from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.addresses import (
+    is_dialable,
+    join_peer,
+    on_each_interface,
+    parse,
+    render,
+    split_peer,
+    tcp_endpoint,
+)
+from hivemind_p2p.types import PeerInfo
+
+PEER = Identity(b"a" * 32).peer_id
+RELAY = Identity(b"b" * 32).peer_id
+
+GOOD = [
+    "/ip4/127.0.0.1/tcp/4001",
+    "/ip6/::1/tcp/0",
+    "/dns4/bootstrap.example.org/tcp/4001",
+    "/dns/localhost/tcp/65535",
+    "/ip4/1.2.3.4/udp/4001/quic-v1",
+    f"/ip4/1.2.3.4/tcp/4001/p2p/{RELAY}/p2p-circuit",
+    "/memory/12",
+]
+BAD = [
+    "",
+    "/",
+    "127.0.0.1:4001",
+    "/ip4",
+    "/ip4/",
+    "/ip4/256.0.0.1/tcp/1",
+    "/ip4/localhost/tcp/1",
+    "/ip6/127.0.0.1/tcp/1",
+    "/ip4/127.0.0.1/tcp",
+    "/ip4/127.0.0.1/tcp/65536",
+    "/ip4/127.0.0.1/tcp/-1",
+    "/ip4/127.0.0.1/tcp/٣",
+    "/ip4/127.0.0.1/tcp/1/p2p/nobody",
+    "/ip4//tcp/1",
+    "/carrier-pigeon/1",
+    "/dns4/two..dots/tcp/1",
+    "/dns4/-x/tcp/1",
+    "/ip4/127.0.0.1/tcp/1" + "/ws" * 400,
+]
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_good_addresses_survive_parsing(address):
+    assert render(parse(address)) == address
+
+
+@pytest.mark.parametrize("address", BAD)
+def test_bad_addresses_are_told(address):
+    with pytest.raises(AddressError):
+        parse(address)
+    assert not is_dialable(address)
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(["ip4", "tcp", "p2p", "1.2.3.4", "7", ""])).map("/".join))
+def test_any_text_is_understood_or_an_address_error(text):
+    for address in (text, "/" + text):
+        try:
+            parts = parse(address)
+        except AddressError:
+            continue
+        assert parse(render(parts)) == parts
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_the_peer_is_split_off_and_joined_again(address):
+    info = split_peer(f"{address}/p2p/{PEER}")
+    assert info == PeerInfo(PEER, (address,))
+    assert join_peer(info) == (f"{address}/p2p/{PEER}",)
+
+
+def test_a_peer_without_a_place_has_no_address():
+    assert split_peer(f"/p2p/{PEER}") == PeerInfo(PEER, ())
+
+
+@pytest.mark.parametrize("address", ["/ip4/1.2.3.4/tcp/1", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit"])
+def test_an_address_without_a_peer_cannot_be_split(address):
+    with pytest.raises(AddressError, match="/p2p/"):
+        split_peer(address)
+
+
+def test_endpoints():
+    assert tcp_endpoint("/ip6/::1/tcp/7") == ("::1", 7)
+    with pytest.raises(AddressError, match="plain TCP"):
+        tcp_endpoint("/ip4/1.2.3.4/udp/1/quic-v1")
+
+
+@pytest.mark.parametrize(
+    ("address", "dialable"),
+    [("/ip4/1.2.3.4/tcp/1", True), ("/ip4/1.2.3.4/tcp/0", False), ("/memory/1", False), (f"/p2p/{PEER}", False)],
+)
+def test_what_can_be_dialled(address, dialable):
+    assert is_dialable(address) is dialable
+
+
+def test_a_listener_everywhere_is_dialled_at_each_interface():
+    interfaces = ("127.0.0.1", "192.168.1.5", "::1", "fe80::1", "2001:db8::5")
+    assert on_each_interface("/ip4/0.0.0.0/tcp/7", interfaces) == ("/ip4/192.168.1.5/tcp/7",)
+    assert on_each_interface("/ip6/::/tcp/7", interfaces) == ("/ip6/2001:db8::5/tcp/7",)
+    assert on_each_interface("/ip4/0.0.0.0/tcp/7", ("127.0.0.1",)) == ("/ip4/127.0.0.1/tcp/7",)
+    assert on_each_interface("/ip4/127.0.0.1/tcp/7", interfaces) == ("/ip4/127.0.0.1/tcp/7",)
