@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DatabaseError
 
 from hivemind_bootstrap import ledger, schema, settlement
 from hivemind_bootstrap.ledger import Transfer
@@ -56,7 +57,7 @@ class Database:
         path: The SQLite file; made on first use.
 
     Raises:
-        ConfigurationError: The file is of another version.
+        ConfigurationError: The file is of another version, no database, or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,8 +68,19 @@ class Database:
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         self._writer = self._engine.execution_options(write=True)
-        self._set_up(path)
-        path.chmod(0o600)
+        try:
+            self._set_up(path)
+            path.chmod(0o600)
+        except (DatabaseError, OSError) as error:
+            self.close()
+            reason = error.orig if isinstance(error, DatabaseError) else error
+            raise ConfigurationError(
+                f"the ledger {path} cannot be opened: {reason}",
+                hint="Restore it from a backup, or name another folder with --data.",
+            ) from error
+        except ConfigurationError:
+            self.close()
+            raise
 
     def _set_up(self, path: Path) -> None:
         with self._writer.begin() as connection:
