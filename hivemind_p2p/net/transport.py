@@ -11,7 +11,6 @@ auto-connector are off, and its address book is not used.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.errors import NetworkError, PeerUnreachableError, PortInUseError, ProtocolError
+from hivemind_p2p.errors import NetworkError, PeerUnreachableError, ProtocolError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import StreamHandler
-from hivemind_p2p.net import listening
+from hivemind_p2p.net import libp2p_host, listening
 from hivemind_p2p.net.background import Background
 from hivemind_p2p.net.dialing import Dialler
 from hivemind_p2p.net.transport_stream import LibP2PStream, libp2p_errors
@@ -32,18 +31,6 @@ from hivemind_p2p.types import PeerId, PeerInfo
 if TYPE_CHECKING:
     from libp2p.host.basic_host import BasicHost
     from libp2p.network.stream.net_stream import NetStream
-
-MOST_CONNECTIONS: Final = 2048
-"""Connections at once. Stock libp2p refuses new peers at 250; each costs a socket and about 100 KiB."""
-
-MOST_STREAMS: Final = 65_536
-"""Streams at once, all peers together: what one peer may do is the router's business."""
-
-NEGOTIATION_TIMEOUT: Final = 20.0
-"""Seconds for agreeing on a protocol. A connected peer that takes longer is stalled, and its connection is closed.
-
-Callers give up earlier; this is when the connection is given up, so that the next call dials anew.
-"""
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for saying goodbye to all connections at once; after that their sockets are just closed."""
@@ -234,13 +221,13 @@ async def open_transport(identity: Identity, listen: Sequence[str]) -> AsyncIter
     for address in listen:
         await listening.check_free(address)
     failure: Exception | None = None
-    host = _new_host(identity)
+    host = libp2p_host.new_host(identity)
     # The host runs in a task of its own, so that an error of the block is raised as it is, not inside libp2p's groups.
     async with trio.open_nursery() as hosting, trio.open_nursery() as working:
         transport = LibP2PTransport(host, identity.peer_id, Background(working))
         try:
-            await hosting.start(_run_host, host, tuple(listen))
-            transport.set_addresses(listening.dialable(_bound_addresses(host, listen)))
+            await hosting.start(libp2p_host.run_host, host, tuple(listen))
+            transport.set_addresses(listening.dialable(libp2p_host.bound_addresses(host, listen)))
             yield transport
         except Exception as error:
             failure = error
@@ -250,87 +237,6 @@ async def open_transport(identity: Identity, listen: Sequence[str]) -> AsyncIter
             hosting.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def _new_host(identity: Identity) -> BasicHost:
-    from libp2p import create_yamux_muxer_option, new_host
-    from libp2p.crypto.ed25519 import create_new_key_pair
-    from libp2p.network.config import ConnectionConfig, RetryConfig
-    from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID
-
-    _quieten()
-    yamux = {name: muxer for name, muxer in create_yamux_muxer_option().items() if name == PROTOCOL_ID}
-    config = ConnectionConfig(
-        max_connections=MOST_CONNECTIONS,
-        high_watermark=MOST_CONNECTIONS,
-        low_watermark=0,
-        min_connections=0,
-        max_connections_per_peer=1,  # with more, each dial waits 250 ms for a second one
-        outbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT,
-    )
-    host = new_host(
-        key_pair=create_new_key_pair(identity.seed),
-        muxer_opt=yamux,
-        connection_config=config,
-        resource_manager=_resource_manager(),
-    )
-    host.get_network().retry_config = RetryConfig(max_retries=0)  # a refused connection is known at once
-    return host
-
-
-def _resource_manager() -> Any:
-    """Counts connections and streams. The rest of libp2p's manager refuses peers for reasons that a hive knows better.
-
-    Its memory limits count the whole process (a model's weights are not the network's), its rate limiter counts all
-    new connections as one peer, and its circuit breaker stays open after a burst.
-    """
-    from libp2p.rcmgr.connection_limits import ConnectionLimits
-    from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
-
-    return ResourceManager(
-        limits=ResourceLimits(max_connections=MOST_CONNECTIONS, max_streams=MOST_STREAMS),
-        connection_limits=ConnectionLimits(max_established_total=MOST_CONNECTIONS),
-        enable_metrics=False,
-        enable_memory_limits=False,
-        enable_circuit_breaker=False,
-        enable_graceful_degradation=False,
-        enable_rate_limiting=False,
-    )
-
-
-def _quieten() -> None:
-    """Keeps libp2p's own log off stderr, unless somebody has asked for it with LIBP2P_DEBUG or a handler.
-
-    What matters of it is told by this package's own events and errors.
-    """
-    logger = logging.getLogger("libp2p")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-
-
-async def _run_host(host: BasicHost, listen: Sequence[str], *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-    from multiaddr import Multiaddr
-
-    async with host.run([Multiaddr(address) for address in listen]):
-        # It would dial whoever libp2p has heard of, up to half of MOST_CONNECTIONS.
-        await host.get_network().auto_connector.stop()
-        task_status.started()
-        await trio.sleep_forever()
-
-
-def _bound_addresses(host: Any, listen: Sequence[str]) -> tuple[str, ...]:
-    """The addresses with the ports that the system has given.
-
-    Raises:
-        PortInUseError: One of them is not listened at, although its port was free a moment ago.
-    """
-    from multiaddr import Multiaddr
-
-    listeners = host.get_network().listeners
-    missing = [address for address in listen if str(Multiaddr(address)) not in listeners]
-    if missing:
-        raise PortInUseError(f"cannot listen at {', '.join(missing)}")
-    return tuple(str(address) for listener in listeners.values() for address in listener.get_addrs())
 
 
 def _peer_id_of(muxed: Any) -> PeerId:
