@@ -184,9 +184,7 @@ def test_addresses_are_split():
     assert split_host_port("[::1]:0") == ("::1", 0)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (61.9, "1 min 1 s"), (90_000, "1 d 1 h"), (3_600, "1 h")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (61.9, "1 min 1 s"), (90_000, "1 d 1 h"), (3_600, "1 h")])
 def test_time_for_people(seconds, text):
     assert uptime(seconds) == text
 

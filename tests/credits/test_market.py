@@ -224,7 +224,9 @@ async def test_payments_may_arrive_in_any_order(open_market, autojump_clock):
             payment = await market.purse.authorise(market.worker.peer_id, LIMIT)
             await market.till.admit(market.payer.peer_id, payment, limit=LIMIT)
             receipt = await market.till.bill(market.payer.peer_id, work_id=f"{number}", amount=100, what="f")
-            payments.append((await market.purse.pay(market.worker.peer_id, receipt, work_id=f"{number}", limit=LIMIT))[1])
+            payments.append(
+                (await market.purse.pay(market.worker.peer_id, receipt, work_id=f"{number}", limit=LIMIT))[1]
+            )
         for payment in reversed(payments):
             await market.till.collect(market.payer.peer_id, payment)
         await market.till.drain()
@@ -360,7 +362,9 @@ async def test_a_wrong_receipt_is_not_paid(open_market, autojump_clock, wrong):
         bad = seal_receipt(market.worker, replace(good, **wrong))
         with pytest.raises(VoucherError):
             await market.purse.pay(market.worker.peer_id, bad, work_id="w", limit=LIMIT)
-        cost, _ = await market.purse.pay(market.worker.peer_id, seal_receipt(market.worker, good), work_id="w", limit=LIMIT)
+        cost, _ = await market.purse.pay(
+            market.worker.peer_id, seal_receipt(market.worker, good), work_id="w", limit=LIMIT
+        )
         assert cost == 10
 
 
