@@ -192,6 +192,7 @@ class Outcome:
         error_code: Empty if it went well, else the code of the class in `errors`.
         error_message: One sentence.
         remote_traceback: The child's traceback, where there is one.
+        output: The end of what the work printed.
     """
 
     usage: Usage
@@ -199,3 +200,4 @@ class Outcome:
     error_code: str = ""
     error_message: str = ""
     remote_traceback: str = ""
+    output: str = ""

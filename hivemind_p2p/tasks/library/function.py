@@ -1,0 +1,153 @@
+"""The task type ``function/1``: a Python function with its arguments, packed with cloudpickle.
+
+The caller packs, the child process in the sandbox unpacks and runs; a pickle runs code when it is read, so nothing
+else ever reads one. What the function needs of the caller's own modules (a notebook, a script, a package that lies
+in the working folder) travels by value, because no peer could import it; installed packages travel by name.
+"""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+import site
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+from hivemind_p2p.errors import NotSerializableError
+
+NAME: Final = "function/1"
+
+_INSTALLED: Final = ("site-packages", "dist-packages")
+_OWN_PACKAGE: Final = __name__.partition(".")[0]
+# cloudpickle keeps what travels by value in one place for the whole process, and callers may pack from any thread.
+_by_value_lock: Final = threading.Lock()
+_is_local: Final[dict[str, bool]] = {}
+
+
+class FunctionTask:
+    """Runs what `pack` packed."""
+
+    name = NAME
+
+    def run(self, payload: memoryview) -> Any:
+        """Unpickles the function and calls it. In the sandboxed child only."""
+        function, args, kwargs = pickle.loads(payload)  # noqa: S301 - the sandbox is the place where this is done
+        return function(*args, **kwargs)
+
+
+def pack(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> bytes:
+    """A function and its arguments as the payload of a task.
+
+    Raises:
+        NotSerializableError: Something cannot be pickled; the message names it.
+    """
+    if not callable(function):
+        raise NotSerializableError(f"{function!r} is no function", hint="Pass the function itself, without calling it.")
+    plain = (function, tuple(args), dict(kwargs or {}))
+    with _by_value_lock, _local_modules_by_value():
+        try:
+            return _dumps(plain)
+        except Exception as error:
+            culprit, reason = _culprit(*plain) or ("it", error)
+            name = getattr(function, "__qualname__", repr(function))
+            message = f"cannot send {name}(): {culprit} cannot be packed: {_sentence(reason)}"
+            raise NotSerializableError(message) from error
+
+
+def _dumps(value: Any) -> bytes:
+    import cloudpickle
+
+    packed: bytes = cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    return packed
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _culprit(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, Exception] | None:
+    """Which part cannot be packed by itself, and why."""
+    parts = [(f"argument {position}", value) for position, value in enumerate(args)]
+    parts += [(f"argument {name}=", value) for name, value in kwargs.items()]
+    parts += _used_by(function)
+    parts.append(("the function", function))
+    for name, part in parts:
+        try:
+            _dumps(part)
+        except Exception as error:
+            return f"{name} (a {type(part).__name__})", error
+    return None
+
+
+def _used_by(function: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """The variables around a function that travel with it."""
+    if not isinstance(function, FunctionType):
+        return []
+    code = function.__code__
+    around = [
+        (name, cell.cell_contents)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+        if _is_filled(cell)
+    ]
+    around += [(name, function.__globals__[name]) for name in code.co_names if name in function.__globals__]
+    return [(f"the variable {name!r}, which it uses,", value) for name, value in around if not hasattr(builtins, name)]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises where the variable has no value yet
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _local_modules_by_value() -> Iterator[None]:
+    import cloudpickle
+
+    already = cloudpickle.list_registry_pickle_by_value()
+    registered = []
+    for module in _local_modules(already):
+        cloudpickle.register_pickle_by_value(module)
+        registered.append(module)
+    try:
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _local_modules(already: Iterable[str]) -> list[ModuleType]:
+    """The imported modules that a peer could not import: neither installed nor of the standard library."""
+    for name in sys.modules.keys() - _is_local.keys():
+        module = sys.modules.get(name)
+        if isinstance(module, ModuleType):
+            _is_local[name] = _lies_outside(name, module)
+    skipped = {"__main__", *already}
+    local = [name for name, is_local in _is_local.items() if is_local and name not in skipped]
+    return [sys.modules[name] for name in local if name in sys.modules]
+
+
+def _lies_outside(name: str, module: ModuleType) -> bool:
+    # vars(), because asking some lazy modules for an attribute imports them.
+    file = vars(module).get("__file__")
+    if not isinstance(file, str) or name.partition(".")[0] == _OWN_PACKAGE or module.__name__ != name:
+        return False
+    path = PurePath(file)
+    if any(part in _INSTALLED for part in path.parts):
+        return False
+    return not any(path.is_relative_to(folder) for folder in _installed_folders())
+
+
+def _installed_folders() -> set[str]:
+    paths = sysconfig.get_paths()
+    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return folders | {site.getusersitepackages()}

@@ -1,0 +1,103 @@
+"""What a task is: what to run, what it needs, what it may cost, and the states it goes through."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hivemind_p2p.types import CREDIT, Credits, Needs, PeerId, Prices, Usage
+
+MAX_PAYLOAD_BYTES: Final = 64 << 20
+"""Bytes of a packed task or of its result: what fits a stream. Larger data travels through the swarm."""
+
+MAX_TASK_ID: Final = 64
+"""Characters of a task's id."""
+
+
+class TaskState(enum.StrEnum):
+    """Where a task is on its way."""
+
+    PENDING = "pending"
+    """Made, not yet looked at."""
+    QUEUED = "queued"
+    """Waiting for a peer that has room."""
+    ASSIGNED = "assigned"
+    """Sent to a peer."""
+    RUNNING = "running"
+    """The peer has started it."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return not _NEXT[self]
+
+    def may_become(self, other: TaskState) -> bool:
+        """Whether `other` may follow. A task whose peer was lost goes back to QUEUED."""
+        return other in _NEXT[self]
+
+
+_ENDS: Final = frozenset((TaskState.FAILED, TaskState.CANCELLED))
+_NEXT: Final[dict[TaskState, frozenset[TaskState]]] = {
+    TaskState.PENDING: _ENDS | {TaskState.QUEUED},
+    TaskState.QUEUED: _ENDS | {TaskState.ASSIGNED},
+    TaskState.ASSIGNED: _ENDS | {TaskState.QUEUED, TaskState.RUNNING},
+    TaskState.RUNNING: _ENDS | {TaskState.QUEUED, TaskState.COMPLETED, TaskState.TIMED_OUT},
+    TaskState.COMPLETED: frozenset(),
+    TaskState.FAILED: frozenset(),
+    TaskState.CANCELLED: frozenset(),
+    TaskState.TIMED_OUT: frozenset(),
+}
+
+StateListener = Callable[[TaskState, PeerId | None], None]
+"""Told of every change of state, and of the peer that has the task, if one has. Must not raise or wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """A unit of work.
+
+    Attributes:
+        task_id: Unique among the caller's tasks; at most 64 characters.
+        task_type: The name of the plug-in that runs it, for example ``function/1``.
+        payload: What the plug-in is given: at most 64 MiB.
+        needs: What it needs of the machine.
+        max_cost: The most that it may cost, in millionths of a credit.
+    """
+
+    task_id: str
+    task_type: str
+    payload: bytes
+    needs: Needs = field(default_factory=Needs)
+    max_cost: Credits = CREDIT
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What came back.
+
+    Attributes:
+        value: The decoded safe value.
+        cost: What was paid, in millionths of a credit.
+        peer: Who ran it.
+        usage: What it took there, as the peer says.
+        output: The end of what it printed.
+    """
+
+    value: Any
+    cost: Credits
+    peer: PeerId
+    usage: Usage
+    output: str = ""
+
+
+def cost_of(usage: Usage, prices: Prices, max_cost: Credits) -> Credits:
+    """What a task costs: a flat part and its CPU time, rounded up, never above what the caller allowed."""
+    asked = prices.per_task + math.ceil(usage.cpu_seconds * prices.per_cpu_second)
+    return Credits(min(max_cost, asked))

@@ -1,0 +1,121 @@
+"""What a child and its descendants use: processor time, memory, processes; and the whole machine, for `status`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+INTERVAL: Final = 0.1
+"""Seconds between two looks at a running child: soon enough to stop a memory bomb, cheap enough to forget (about a
+millisecond a look)."""
+
+MAX_PROCESSES: Final = 300
+"""Processes of one task before it is stopped: the second line behind the kernel's own limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a child used so far.
+
+    Attributes:
+        cpu_seconds: User and system time of the child, of its living descendants, and of those it waited for.
+        memory_bytes: Resident now, shared pages counted in each process.
+        processes: The child and its descendants.
+        threads: Threads of the child itself; 0 if it is gone.
+    """
+
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+    processes: int = 0
+    threads: int = 0
+
+
+class Meter:
+    """Reads one child, which may end at any moment.
+
+    Args:
+        pid: The process that was started: the child, or bubblewrap in front of it.
+        walled: Whether bubblewrap stands in front of it: the process, in it the first process of the sandbox, in
+            that the child.
+    """
+
+    def __init__(self, pid: int, *, walled: bool) -> None:
+        self.root = psutil.Process(pid)
+        self.init = _only_child(self.root) if walled else None
+        self.child = _only_child(self.init) if self.init is not None else self.root
+
+    def quick(self) -> Sample:
+        """The child alone: a few microseconds, for the beginning and the end of a task."""
+        try:
+            with self.child.oneshot():
+                return Sample(_cpu(self.child), self.child.memory_info().rss, 1, self.child.num_threads())
+        except psutil.Error:
+            return Sample()
+
+    def full(self) -> Sample:
+        """The child and its descendants; those that left their parents too, where a sandbox holds them together."""
+        cpu, memory, processes = 0.0, 0, 0
+        for process in self._tree():
+            try:
+                with process.oneshot():
+                    cpu += _cpu(process)
+                    memory += process.memory_info().rss
+                    processes += 1
+            except psutil.Error:
+                continue
+        return Sample(cpu, memory, processes, self.quick().threads)
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            if self.init is None:
+                return [self.child, *self.child.children(recursive=True)]
+            return list(self.init.children(recursive=True))
+        except psutil.Error:
+            return []
+
+    def is_alone(self) -> bool:
+        """Whether the child has no descendant and no second thread left over from a task."""
+        if self.quick().threads != 1 or _children(self.child.pid):
+            return False
+        return self.init is None or _children(self.init.pid) == [self.child.pid]
+
+
+def machine() -> dict[str, float]:
+    """The whole machine: cores busy in per cent since the last call, bytes of memory in use and in all."""
+    memory = psutil.virtual_memory()
+    return {
+        "cpu_percent": psutil.cpu_percent(),
+        "memory_used_bytes": float(memory.total - memory.available),
+        "memory_bytes": float(memory.total),
+    }
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process started, from the list that Linux keeps, which is quicker than a search."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return _children_by_search(pid)
+
+
+def _children_by_search(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
+def _only_child(process: psutil.Process | None) -> psutil.Process:
+    """Raises `psutil.NoSuchProcess` where there is none."""
+    pids = _children(process.pid) if process is not None else []
+    if not pids:
+        raise psutil.NoSuchProcess(process.pid if process else 0)
+    return psutil.Process(pids[0])

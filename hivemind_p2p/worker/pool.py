@@ -1,0 +1,142 @@
+"""The children of one executor: who is warm for whom, and one fresh child that stands ready."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from hivemind_p2p import telemetry
+from hivemind_p2p.errors import SandboxError
+from hivemind_p2p.worker.process import ChildProcess
+from hivemind_p2p.worker.sandbox import SandboxName, Wall, walls
+
+HINT: Final = "Install bubblewrap (`apt install bubblewrap`), or run trusted work only with --sandbox none."
+
+_events = telemetry.source("executor")
+
+
+class ChildPool:
+    """Starts, keeps and ends children.
+
+    Args:
+        folder: Where children without a sandbox get their working folders.
+        slots: Children kept besides the fresh one.
+        wanted: Which sandbox.
+        hidden: Folders that no child may see.
+    """
+
+    def __init__(self, folder: Path, slots: int, wanted: SandboxName, hidden: Sequence[str]) -> None:
+        self._folder = folder
+        self._slots = slots
+        self._wanted = wanted
+        self._hidden = hidden
+        self.wall: Wall | None = None
+        self.started = 0
+        self._idle: deque[ChildProcess] = deque()
+        self._busy: list[ChildProcess] = []
+        self._spare: ChildProcess | None = None
+        self._starting: trio.Event | None = None
+        self._start_scope = trio.CancelScope()
+        self._closed = False
+
+    async def open(self) -> Wall:
+        """Finds the strongest sandbox that works here, and starts the first fresh child in it.
+
+        Raises:
+            SandboxError: None works, of those that were asked for.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        failure = SandboxError("bubblewrap is not installed on this machine")
+        for wall in walls(self._wanted):
+            try:
+                self._spare = await self._start(wall)
+            except SandboxError as error:
+                failure = error
+                _events.warning("sandbox_unavailable", sandbox=wall.name, own_user=wall.own_user, error=error.message)
+                continue
+            self.wall = wall
+            return wall
+        raise SandboxError(f"no sandbox of kind {self._wanted!r} works here: {failure.message}", hint=HINT)
+
+    async def take(self, key: Hashable) -> tuple[ChildProcess, bool]:
+        """A child for this key, and whether it was warm for it. Give it back or discard it.
+
+        Raises:
+            SandboxError: A fresh one was needed and could not be started.
+        """
+        for child in reversed(self._idle):
+            if child.key == key and child.alive():
+                self._idle.remove(child)
+                self._busy.append(child)
+                return child, True
+        while self._idle and len(self._idle) + len(self._busy) >= self._slots:
+            await self._idle.popleft().kill()
+        child = await self._fresh()
+        child.key = key
+        self._busy.append(child)
+        self._start_spare()
+        return child, False
+
+    async def _fresh(self) -> ChildProcess:
+        while self._spare is None and self._starting is not None:
+            await self._starting.wait()
+        child, self._spare = self._spare, None
+        if child is not None and child.alive():
+            return child
+        if self.wall is None or self._closed:
+            raise SandboxError("this peer is closing")
+        return await self._start(self.wall)
+
+    def give_back(self, child: ChildProcess) -> None:
+        """Keeps a child warm for its caller."""
+        self._busy.remove(child)
+        self._idle.append(child)
+
+    async def discard(self, child: ChildProcess) -> None:
+        """Ends a child, also while being cancelled."""
+        if child in self._busy:
+            self._busy.remove(child)
+        await child.kill()
+
+    async def _start(self, wall: Wall) -> ChildProcess:
+        child = await ChildProcess.start(wall, self._folder, self._hidden)
+        self.started += 1
+        return child
+
+    def _start_spare(self) -> None:
+        if self._spare is None and self._starting is None and not self._closed:
+            self._starting = trio.Event()
+            # A system task, because a nursery around the executor's block would wrap the block's own errors.
+            trio.lowlevel.spawn_system_task(self._fill_spare, self._starting)
+
+    async def _fill_spare(self, done: trio.Event) -> None:
+        try:
+            with self._start_scope:
+                assert self.wall is not None
+                self._spare = await self._start(self.wall)
+        except SandboxError as error:
+            _events.error("child_not_started", error=error.message)  # the next task tries again, and says so
+        finally:
+            self._starting = None
+            self._start_scope = trio.CancelScope()
+            done.set()
+
+    async def close(self) -> None:
+        """Kills all children, also while being cancelled."""
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            if self._starting is not None:
+                starting = self._starting
+                self._start_scope.cancel()
+                await starting.wait()
+            children = [*self._idle, *self._busy, *([self._spare] if self._spare else [])]
+            self._spare = None
+            self._idle.clear()
+            for child in children:
+                child.kill_now()
+            for child in children:
+                await child.kill()
