@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkabl
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from trio_typing import TaskStatus as StubTaskStatus
 
     from hivemind_p2p.types import (
         ByteRange,
@@ -35,11 +36,11 @@ Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch. `time.time` in production, a fake in tests."""
 
 
-class TaskStatus(Protocol):
-    """What `nursery.start` hands to a service's `run`, which calls it once the service is up."""
+TaskStatus: TypeAlias = "StubTaskStatus[None]"
+"""What `nursery.start` hands to a service's `run`, which calls `started()` once the service is up.
 
-    def started(self) -> None:
-        """Lets `nursery.start` return."""
+mypy reads trio's types from the stub package that libp2p brings; `nursery.start` fits no other class than its own.
+"""
 
 
 @runtime_checkable
@@ -235,6 +236,9 @@ class Payer(Protocol):
             AccountRequiredError: This peer has no account.
         """
 
+    def release(self, payee: PeerId, limit: Credits) -> None:
+        """Says that work which was authorised will not be billed: it failed, was refused, or was given up."""
+
     async def pay(self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits) -> tuple[Credits, bytes]:
         """Checks a receipt and pays it.
 
@@ -256,6 +260,9 @@ class Earner(Protocol):
             PaymentRequiredError: No hold covers it, or too much is unpaid.
             VoucherError: The hold or voucher is forged or expired.
         """
+
+    def dismiss(self, payer: PeerId, *, limit: Credits) -> None:
+        """Says that admitted work will not be billed: it was refused later, was given up, or cannot be charged for."""
 
     async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
         """A signed receipt for work done."""

@@ -145,6 +145,13 @@ class EarnerBook:
             raise PaymentRequiredError(f"{payer} asks for work of up to {asked}, its holds have room for {left}")
         account.admitted.append((limit, now))
 
+    def dismiss(self, payer: PeerId, limit: int) -> None:
+        """Takes back an admission of this limit whose work will not be billed; does nothing if there is none."""
+        account = self._payers.get(payer)
+        found = next((item for item in account.admitted if item[0] == limit), None) if account else None
+        if account is not None and found is not None:
+            account.admitted.remove(found)
+
     def bill(self, receipt: Receipt, now: float) -> None:
         """Turns an admission into a bill.
 

@@ -20,6 +20,10 @@ RESERVATION_LIFETIME = HOLD_LIFETIME / 4
 """Seconds a reservation counts. Work that fails is never paid, and its reservation must not block the hold for ever;
 the payee forgets its side of it earlier (see `earner_book`), so that both agree that there is room."""
 
+RELEASE_AFTER = 30.0
+"""Seconds for which a released reservation still counts: until then the payee may not have noticed that the work was
+given up, and would refuse other work in its place."""
+
 MOST_FORGOTTEN = 1024
 """Reservations that no longer count but may still be paid: work that takes longer than the lifetime above."""
 
@@ -59,6 +63,7 @@ class PayerBook:
     def __init__(self) -> None:
         self.holds: list[OpenHold] = []
         self._reservations: deque[Reservation] = deque()
+        self._released: deque[Reservation] = deque()
         self._forgotten: deque[Reservation] = deque(maxlen=MOST_FORGOTTEN)
 
     def add(self, hold: Hold, certificate: common_pb2.Signed) -> OpenHold:
@@ -77,6 +82,13 @@ class PayerBook:
                 return open_hold
         return None
 
+    def release(self, limit: int, now: float) -> None:
+        """Gives back a reservation of this limit whose work will not be billed; does nothing if there is none."""
+        found = next((item for item in self._reservations if item.limit == limit), None)
+        if found is not None:
+            self._reservations.remove(found)
+            self._released.append(replace(found, made_at=now))
+
     def claim(self, limit: int) -> Reservation:
         """Takes out the oldest reservation of this limit: one `authorise` pays for one receipt.
 
@@ -87,8 +99,7 @@ class PayerBook:
             found = next((item for item in reservations if item.limit == limit), None)
             if found is not None:
                 reservations.remove(found)
-                if found.open_hold is not None:
-                    found.open_hold.reserved -= found.limit
+                _free(found)
                 return found
         raise VoucherError("a receipt came for work that was not authorised, or is paid already")
 
@@ -102,9 +113,15 @@ class PayerBook:
         return None
 
     def _forget(self, now: float) -> None:
+        while self._released and now - self._released[0].made_at > RELEASE_AFTER:
+            _free(self._released.popleft())
         while self._reservations and now - self._reservations[0].made_at > RESERVATION_LIFETIME:
             old = self._reservations.popleft()
-            if old.open_hold is not None:
-                old.open_hold.reserved -= old.limit
+            _free(old)
             self._forgotten.append(replace(old, open_hold=None))
         self.holds = [item for item in self.holds if now < item.hold.expires_at]
+
+
+def _free(reservation: Reservation) -> None:
+    if reservation.open_hold is not None:
+        reservation.open_hold.reserved -= reservation.limit

@@ -143,6 +143,11 @@ class Purse:
     async def _ask(self, request: credits_pb2.CreditsRequest) -> credits_pb2.CreditsAnswer:
         return await ask(self._network, self._bootstrap, CREDITS_PROTOCOL, request, credits_pb2.CreditsAnswer)
 
+    def release(self, payee: PeerId, limit: Credits) -> None:
+        """Says that work which was authorised will not be billed: it failed, was refused, or was given up."""
+        if (entry := self._payees.get(payee)) is not None and limit > 0:
+            entry.book.release(limit, self._clock())
+
     async def pay(self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits) -> tuple[Credits, bytes]:
         """Checks a receipt and pays it: one payment for each `authorise`.
 

@@ -121,6 +121,10 @@ class Till:
         self._book.admit(payer, limit, now)
         self._admitted += 1
 
+    def dismiss(self, payer: PeerId, *, limit: Credits) -> None:
+        """Says that admitted work will not be billed: it was refused later, was given up, or cannot be charged for."""
+        self._book.dismiss(payer, limit)
+
     def _take(self, payment: credits_pb2.Payment) -> tuple[Hold, bool]:
         voucher = open_voucher(payment.voucher)
         known = self._book.known(voucher.payer, voucher.hold_id)

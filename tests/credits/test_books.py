@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hivemind_p2p.credits import earner_book, payer_book
 from hivemind_p2p.credits.earner_book import EarnerBook
-from hivemind_p2p.credits.payer_book import PayerBook
+from hivemind_p2p.credits.payer_book import RELEASE_AFTER, PayerBook
 from hivemind_p2p.credits.receipts import Receipt
 from hivemind_p2p.credits.vouchers import HOLD_LIFETIME, Hold, Voucher
 from hivemind_p2p.errors import BusyError, PaymentRequiredError, VoucherError
@@ -38,6 +38,7 @@ class MarketMachine(RuleBasedStateMachine):
         self.billed: list[tuple[int, Receipt]] = []
         self.paid: list[tuple[Hold, Voucher, Receipt]] = []
         self.collected = 0
+        self.given_up: list[tuple[float, int]] = []
 
     def _next(self) -> int:
         self.counter += 1
@@ -68,8 +69,20 @@ class MarketMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
-    def cancel(self, data) -> None:
+    def vanish(self, data) -> None:
         self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def give_up(self, data) -> None:
+        _, limit = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.payer.release(limit, self.now)
+        self.given_up.append((self.now, limit))
+
+    @precondition(lambda self: self.given_up)
+    @rule()
+    def notice(self) -> None:
+        self.worker.dismiss(PAYER, self.given_up.pop(0)[1])
 
     @precondition(lambda self: self.billed)
     @rule(data=st.data())
@@ -94,11 +107,15 @@ class MarketMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.running and not self.billed and not self.paid)
     @rule(seconds=st.sampled_from([1.0, 400.0, 1_000.0, 4_000.0]))
     def rest(self, seconds: float) -> None:
+        while self.given_up:
+            self.notice()
         self.now += seconds
 
     @rule()
     def wait_a_little(self) -> None:
         self.now += 1.0
+        while self.given_up and self.given_up[0][0] < self.now - RELEASE_AFTER + 1:
+            self.notice()
 
     @invariant()
     def promises_stay_within_their_holds(self) -> None:
@@ -183,3 +200,18 @@ def test_a_reservation_that_was_forgotten_can_still_be_paid():
     assert book.promise(book.claim(10), 10, late) is not None
     with pytest.raises(VoucherError):
         book.claim(10)
+
+
+def test_work_that_was_given_up_makes_room_again():
+    payer = PayerBook()
+    payer.add(Hold("ab" * 16, PAYER, WORKER, 10, HOLD_LIFETIME), SIGNED)
+    assert payer.reserve(10, 0.0) is not None
+    payer.release(10, 1.0)
+    assert payer.reserve(10, 2.0) is None
+    assert payer.reserve(10, 2.0 + RELEASE_AFTER) is not None
+    with pytest.raises(VoucherError):
+        [payer.claim(10) for _ in range(2)]
+    worker, _ = _admitted(10)
+    worker.admit(PAYER, 10, 0.0)
+    worker.dismiss(PAYER, 10)
+    worker.admit(PAYER, 10, 0.0)

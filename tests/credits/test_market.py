@@ -9,7 +9,7 @@ import trio
 
 from hivemind_p2p.credits.client import Till
 from hivemind_p2p.credits.earner_book import ADMISSION_LIFETIME
-from hivemind_p2p.credits.payer_book import RESERVATION_LIFETIME
+from hivemind_p2p.credits.payer_book import RELEASE_AFTER, RESERVATION_LIFETIME
 from hivemind_p2p.credits.receipts import Receipt
 from hivemind_p2p.credits.vouchers import HOLD_GRACE, HOLD_LIFETIME, Hold, Voucher
 from hivemind_p2p.credits.wire import (
@@ -122,6 +122,17 @@ async def test_failed_work_frees_its_reservation_in_time_and_both_sides_agree(op
             await market.purse.authorise(market.worker.peer_id, LIMIT)
         assert RESERVATION_LIFETIME > ADMISSION_LIFETIME
         await trio.sleep(RESERVATION_LIFETIME + 1)
+        await market.work("after", limit=LIMIT, amount=5)
+
+
+async def test_released_and_dismissed_work_makes_room_soon(open_market, autojump_clock):
+    async with open_market(balance=LIMIT) as market:
+        for _ in range(5):
+            payment = await market.purse.authorise(market.worker.peer_id, LIMIT)
+            await market.till.admit(market.payer.peer_id, payment, limit=LIMIT)
+            market.purse.release(market.worker.peer_id, LIMIT)
+            market.till.dismiss(market.payer.peer_id, limit=LIMIT)
+            await trio.sleep(RELEASE_AFTER + 1)
         await market.work("after", limit=LIMIT, amount=5)
 
 
