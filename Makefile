@@ -17,6 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "hivemind_p2p needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@# libp2p brings trio-typing, whose stubs of a trio long gone hide the types that trio now has itself.
+	@rm -rf $(VENV)/lib/python3*/site-packages/trio-stubs
 	@touch $@
 
 system:  ## Install what tests need from the system (Debian, as root); elsewhere say what is missing

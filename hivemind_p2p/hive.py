@@ -7,7 +7,9 @@ background trio thread and owns the peer (`peer.py`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +36,8 @@ _events = telemetry.source("hive")
 CLOSE_DEADLINE = 10.0
 """Seconds for saying goodbye: withdrawing offers and settling vouchers with peers that may be gone."""
 
-MAX_COST = Credits(10_000_000)
-"""Ten credits: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
+MAX_COST = Credits(1_000_000)
+"""One credit: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
 
 
 class AsyncHive:
@@ -78,7 +80,7 @@ class AsyncHive:
         try:
             with trio.CancelScope() as scope:
                 job.when_cancelled(lambda: self.from_anywhere(scope.cancel))
-                result = await self.peer.tasks.run(spec, on_state=lambda state, peer: job.moved(str(state), peer))
+                result = await self.peer.tasks.run(spec, on_state=lambda state, peer: job.moved(state.name, peer))
                 job.complete(result.value, peer=result.peer, cost=result.cost)
         except Exception as error:
             # Whatever it is belongs to the job's owner; one bad task must not end the hive.
@@ -201,7 +203,8 @@ class Hive:
     def __init__(self, settings: config.Settings) -> None:
         self._portal = portal.shared()
         self._closed = False
-        self._asynchronous, self._close = self._portal.call(_keep_open, self._portal, settings)
+        self._life = _Life(self._portal, settings)
+        self._asynchronous = self._life.opened()
         self._forget = portal.close_at_exit(self.close)
 
     @property
@@ -330,7 +333,7 @@ class Hive:
             return
         self._closed = True
         self._forget()
-        self._portal.call(self._close)
+        self._life.close()
 
     def __enter__(self) -> Self:
         return self
@@ -354,7 +357,7 @@ class Hive:
         if self._closed:
             raise ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...).")
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         self._check_open()
         return self._portal.call(function, *args)
 
@@ -392,40 +395,43 @@ def connect(
     return Hive(chosen)
 
 
-async def _keep_open(bridge: portal.Portal, settings: config.Settings) -> tuple[AsyncHive, Callable[[], Any]]:
-    """Opens a hive in a task of its own on the portal; gives the hive and the function that closes it."""
-    opened: list[AsyncHive] = []
-    failed: list[BaseException] = []
-    ready, closing, closed = trio.Event(), trio.Event(), trio.Event()
+class _Life:
+    """An open hive in a task of its own on the portal, from joining to leaving."""
 
-    async def live() -> None:
+    def __init__(self, bridge: portal.Portal, settings: config.Settings) -> None:
+        self._bridge = bridge
+        self._settings = settings
+        self._closing = trio.Event()
+        self._opened: Future[AsyncHive] = Future()
+        self._task = bridge.start(self._live)
+
+    def opened(self) -> AsyncHive:
+        """Waits until the hive is joined."""
         try:
-            async with open_peer(settings) as peer, trio.open_nursery() as nursery:
-                opened.append(AsyncHive(peer, nursery))
-                ready.set()
-                await closing.wait()
-                opened[0].close()
-        except BaseException as error:
-            failed.append(error)
+            return self._opened.result()
+        except BaseException:
+            self._task.cancel()
             raise
-        finally:
-            ready.set()
-            closed.set()
 
-    async def close() -> None:
-        closing.set()
-        with trio.move_on_after(CLOSE_DEADLINE):
-            await closed.wait()
+    def close(self) -> None:
+        """Leaves the hive and waits for that."""
+        self._bridge.call(self._begin_to_close)
+        futures.wait([self._task], CLOSE_DEADLINE)
 
-    life = bridge.start(live)
-    try:
-        await ready.wait()
-    except trio.Cancelled:
-        life.cancel()
-        raise
-    if not opened:
-        raise _cause(failed[0])
-    return opened[0], close
+    async def _live(self) -> None:
+        try:
+            async with open_peer(self._settings) as peer, trio.open_nursery() as nursery:
+                hive = AsyncHive(peer, nursery)
+                self._opened.set_result(hive)
+                await self._closing.wait()
+                hive.close()
+        except BaseException as error:
+            if not self._opened.done():
+                self._opened.set_exception(_cause(error))
+            raise
+
+    async def _begin_to_close(self) -> None:
+        self._closing.set()
 
 
 def _cause(error: BaseException) -> BaseException:

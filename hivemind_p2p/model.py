@@ -53,8 +53,9 @@ class TokenStream(AsyncIterator[Any]):
     ) -> None:
         with self._scope, send:
             try:
-                async for piece in model.remote.stream(prompt, **options):
-                    await send.send(piece)
+                async with model.remote.stream(prompt, **options) as pieces:
+                    async for piece in pieces:
+                        await send.send(piece)
             except trio.BrokenResourceError:
                 return  # nobody reads any more
             except Exception as error:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -26,7 +26,7 @@ from hivemind_p2p.bt.service import SwarmService
 from hivemind_p2p.config import Settings
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
 from hivemind_p2p.dht.service import DirectoryService
-from hivemind_p2p.errors import AuthenticationError, ConfigurationError
+from hivemind_p2p.errors import AuthenticationError, ConfigurationError, HivemindError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import split_peer
 from hivemind_p2p.net.router import Router
@@ -39,6 +39,7 @@ from hivemind_p2p.types import Offer, PeerId, PeerInfo
 if TYPE_CHECKING:
     from hivemind_p2p.sharding.service import StageService
     from hivemind_p2p.tasks.service import TaskService
+    from hivemind_p2p.worker.sandbox import SandboxName
 
 GOODBYE_DEADLINE = 3.0
 """Seconds for withdrawing the offer and settling: a peer that leaves must not wait for those that are gone."""
@@ -83,13 +84,14 @@ class Peer:
 
     def statistics(self) -> dict[str, Any]:
         """The figures of every service, by its name."""
-        services = {
+        services: dict[str, Any] = {
             "network": self.network,
             "directory": self.directory,
             "content": self.content,
             "offers": self.offers,
-            "tasks": self.task_service,
-            "stages": self.stage_service,
+            "tasks": self.tasks,
+            "task_service": self.task_service,
+            "stage_service": self.stage_service,
         }
         return {name: service.statistics() for name, service in services.items() if service is not None}
 
@@ -214,7 +216,7 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
             peer.folder / "work",
             slots=max(1, int(own.cpus)),
             memory_bytes=own.memory_bytes,
-            sandbox=peer.settings.sandbox,
+            sandbox=cast("SandboxName", peer.settings.sandbox),
         )
     )
     task_service = TaskService(
@@ -240,6 +242,13 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
 async def _say_goodbye(peer: Peer) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.offers.withdraw)
+            nursery.start_soon(_try, peer.offers.withdraw)
             if peer.till is not None:
-                nursery.start_soon(peer.till.drain)
+                nursery.start_soon(_try, peer.till.drain)
+
+
+async def _try(step: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await step()
+    except HivemindError as error:
+        _events.warning("goodbye_failed", step=step.__qualname__, reason=error.message)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from hivemind_p2p.job import Job, JobList
+    from hivemind_p2p.job import JobList
     from hivemind_p2p.sharding.model import LoadProgress
     from hivemind_p2p.types import FetchProgress
 
@@ -40,7 +41,8 @@ class _Widget:
 
         self._bar = ipywidgets.FloatProgress(min=0.0, max=1.0, description=title)
         self._text = ipywidgets.Label()
-        display(ipywidgets.HBox([self._bar, self._text]))
+        show_widget: Callable[..., object] = display
+        show_widget(ipywidgets.HBox([self._bar, self._text]))
 
     def show(self, done: float, total: float, text: str) -> None:
         self._bar.value = done / total if total else 0.0
@@ -117,17 +119,17 @@ def load_view(*, shown: bool) -> Iterator[Callable[[LoadProgress], None]]:
 
 def watch_jobs(jobs: JobList[Any]) -> None:
     """Waits for all jobs, with a bar. Ctrl-C cancels what is left."""
-    finished: SimpleQueue[Job[Any]] = SimpleQueue()
+    finished: SimpleQueue[Future[Any]] = SimpleQueue()
     for job in jobs:
-        job.add_done_callback(finished.put)
+        job.add_done_callback(finished.put_nowait)
     failed = 0
     with bar("tasks", shown=True) as drawn:
         for done in range(len(jobs)):
             try:
-                job = finished.get()
+                done_job = finished.get()
             except KeyboardInterrupt:
                 jobs.cancel()
                 raise
-            failed += job.cancelled() or job.exception() is not None
+            failed += done_job.cancelled() or done_job.exception() is not None
             if drawn is not None:
                 drawn.show(done + 1, len(jobs), f"{done + 1} of {len(jobs)}" + (f", {failed} failed" if failed else ""))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 import trio
 
@@ -149,7 +150,8 @@ class RemoteModel:
     @property
     def name(self) -> str:
         """The name that the link carries, or the architecture."""
-        return str(self.config.get("_name_or_path") or self.config.get("model_type") or self.link)
+        named = parse_qs(urlsplit(self.link).query).get("dn")
+        return named[0] if named else str(self.config.get("model_type") or self.link)
 
     @property
     def ends(self) -> tuple[int, ...]:
