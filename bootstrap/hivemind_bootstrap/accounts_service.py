@@ -26,7 +26,8 @@ from hivemind_bootstrap.accounts import (
     check_password,
     checked_username,
 )
-from hivemind_bootstrap.database import Account, Database
+from hivemind_bootstrap.database import Database
+from hivemind_bootstrap.rows import Account
 from hivemind_bootstrap.store import Store
 from hivemind_p2p import telemetry
 from hivemind_p2p.credits.wire import ACCOUNTS_PROTOCOL

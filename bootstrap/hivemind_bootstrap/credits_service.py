@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import trio
 
 from hivemind_bootstrap import reports
-from hivemind_bootstrap.database import Database, SignedReceipt
+from hivemind_bootstrap.database import Database
+from hivemind_bootstrap.rows import SignedReceipt
 from hivemind_bootstrap.store import Store
 from hivemind_p2p import telemetry
 from hivemind_p2p.credits.accounts import LedgerOverview
