@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -56,7 +57,7 @@ class ChildProcess:
     _popen: subprocess.Popen[bytes]
     _stdin: trio.lowlevel.FdStream
     _stdout: trio.lowlevel.FdStream
-    _scratch: tempfile.TemporaryDirectory[str] | None
+    _scratch: str
     key: object = field(default=None)
 
     @classmethod
@@ -66,18 +67,19 @@ class ChildProcess:
         Raises:
             SandboxError: It could not be started, or was not ready in time.
         """
-        scratch = tempfile.TemporaryDirectory(prefix="task-", dir=folder) if wall.name == "none" else None
-        home = scratch.name if scratch is not None else "/tmp"  # noqa: S108 - inside the sandbox
+        scratch = tempfile.mkdtemp(prefix="task-", dir=folder) if wall.name == "none" else ""
         with tempfile.TemporaryFile() as complaints:
             try:
-                popen, stdin, stdout = _spawn(wall, home, scratch is not None, hidden, complaints)
+                popen, stdin, stdout = _spawn(wall, scratch, hidden, complaints)
             except OSError as error:
+                _clear(scratch)
                 raise SandboxError(f"a child process could not be started: {error}") from error
             try:
                 await _wait_until_ready(stdout)
                 meter = Meter(popen.pid, walled=wall.name == "bubblewrap")
             except BaseException as error:
                 await _end(popen, None, stdin, stdout)
+                _clear(scratch)
                 if isinstance(error, (ChildGoneError, trio.TooSlowError, psutil.Error)):
                     raise SandboxError(_complaint(wall, complaints, error)) from error
                 raise
@@ -122,16 +124,20 @@ class ChildProcess:
     async def kill(self) -> None:
         """Ends it and everything that it started, at once. Safe to call twice, and while being cancelled."""
         await _end(self._popen, self.meter.init, self._stdin, self._stdout)
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        _clear(self._scratch)
 
     def kill_now(self) -> None:
         """The same without waiting, for when there is no more time."""
         _kill(self._popen, self.meter.init)
 
 
+def _clear(scratch: str) -> None:
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _spawn(
-    wall: sandbox.Wall, home: str, in_home: bool, hidden: Sequence[str], complaints: IO[bytes]
+    wall: sandbox.Wall, scratch: str, hidden: Sequence[str], complaints: IO[bytes]
 ) -> tuple[subprocess.Popen[bytes], trio.lowlevel.FdStream, trio.lowlevel.FdStream]:
     uid = sandbox.FIRST_UID + (os.getpid() * 64 + next(_numbers)) % sandbox.UIDS
     command = sandbox.command(wall, sandbox.this_python(), uid=uid, parent=os.getpid(), hidden=hidden)
@@ -143,8 +149,8 @@ def _spawn(
             stdin=child_reads,
             stdout=child_writes,
             stderr=complaints,
-            env=sandbox.environment(home),
-            cwd=home if in_home else "/",
+            env=sandbox.environment(scratch or "/tmp"),  # noqa: S108 - inside the sandbox
+            cwd=scratch or "/",
             start_new_session=True,
         )
     except OSError:

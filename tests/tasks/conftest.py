@@ -1,0 +1,157 @@
+"""A small hive of tasks over the memory network: fake executors, a fake till and purse, a fixed offer book."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import trio
+
+from hivemind_p2p.errors import PaymentRequiredError, TaskFailedError, VoucherError
+from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.memory import MemoryNetwork
+from hivemind_p2p.net.router import Router
+from hivemind_p2p.tasks.client import TaskClient
+from hivemind_p2p.tasks.service import TaskService
+from hivemind_p2p.tasks.spec import TaskSpec
+from hivemind_p2p.tasks.values import encode
+from hivemind_p2p.types import Credits, Needs, Offer, Outcome, PeerInfo, Prices, Usage
+
+GIB = 1 << 30
+PRICES = Prices(per_task=Credits(100), per_cpu_second=Credits(1000))
+CALLER = Identity(b"c" * 32)
+
+
+class FakeExecutor:
+    """Does what the payload says: ``sleep SECONDS``, ``raise``, ``crash``, or anything else, which it gives back."""
+
+    def __init__(self):
+        self.ran, self.killed, self.at_once, self.most_at_once = [], [], 0, 0
+
+    async def run(self, work):
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            outcome = await self._run(work)
+        except trio.Cancelled:
+            self.killed.append(work.task_id)
+            raise
+        finally:
+            self.at_once -= 1
+        self.ran.append(work.task_id)
+        return outcome
+
+    async def _run(self, work):
+        usage = Usage(wall_seconds=1.0, cpu_seconds=2.0, peak_memory_bytes=3)
+        verb, _, rest = bytes(work.payload).decode().partition(" ")
+        if verb == "sleep":
+            await trio.sleep(float(rest))
+        if verb == "raise":
+            return Outcome(
+                usage, error_code=TaskFailedError.code(), error_message="KeyError: 'x'", remote_traceback="T"
+            )
+        if verb == "report":
+            return Outcome(usage, error_code=rest, error_message="so it says")
+        if verb == "large":
+            return Outcome(usage, payload=encode(b"x" * int(rest)))
+        if verb == "raw":
+            return Outcome(usage, payload=rest.encode())
+        return Outcome(usage, payload=encode(rest or verb), output="printed")
+
+
+class FakeTill:
+    def __init__(self):
+        self.bills, self.collected = {}, []
+
+    async def admit(self, payer, payment, *, limit):
+        if payment != b"hold":
+            raise PaymentRequiredError("no hold covers this")
+
+    async def bill(self, payer, *, work_id, amount, what):
+        self.bills[work_id] = amount
+        return f"{work_id} {amount}".encode()
+
+    async def collect(self, payer, payment):
+        if not payment.startswith(b"voucher"):
+            raise VoucherError("no voucher")
+        self.collected.append(payment)
+
+
+class FakePurse:
+    def __init__(self, hold):
+        self.hold, self.paid = hold, {}
+
+    async def authorise(self, payee, limit):
+        return self.hold
+
+    async def pay(self, payee, receipt, *, work_id, limit):
+        name, amount = receipt.decode().rsplit(" ", 1)
+        if name != work_id or int(amount) > limit:
+            raise VoucherError("the receipt is wrong")
+        self.paid[work_id] = int(amount)
+        return Credits(int(amount)), b"voucher for " + receipt
+
+
+class FixedBook:
+    def __init__(self, offers):
+        self.all, self.asked_fresh = list(offers), 0
+
+    async def offers(self, *, fresh=False):
+        self.asked_fresh += fresh
+        return tuple(self.all)
+
+
+@dataclass
+class Worker:
+    router: Router
+    executor: FakeExecutor
+    service: TaskService
+    offer: Offer
+    till: FakeTill | None
+
+    @property
+    def peer_id(self):
+        return self.router.peer_id
+
+
+@dataclass
+class Hive:
+    network: MemoryNetwork
+    workers: list[Worker]
+    router: Router
+    book: FixedBook
+    client: TaskClient
+    purse: FakePurse | None
+    states: list = field(default_factory=list)
+
+    async def run(self, payload, task_id="t", *, needs=None, max_cost=10_000):
+        spec = TaskSpec(task_id, "function/1", payload.encode(), needs or Needs(seconds=60), Credits(max_cost))
+        return await self.client.run(spec, on_state=lambda state, peer: self.states.append((state.value, peer)))
+
+    def offer_more(self, worker, **changes):
+        worker.offer = replace(worker.offer, **changes)
+        self.book.all = [each.offer for each in self.workers]
+
+
+def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", **network_arguments):
+    network = MemoryNetwork(**network_arguments)
+    workers = [_make_worker(network, nursery, bytes([number]) * 32, paid, cpus) for number in range(1, count + 1)]
+    router = Router(network.join(CALLER), nursery)
+    for worker in workers:
+        router.learn(worker.offer.peer)
+    book = FixedBook(worker.offer for worker in workers)
+    purse = FakePurse(hold) if paid else None
+    return Hive(network, workers, router, book, TaskClient(router, book, purse), purse)
+
+
+@pytest.fixture
+def make_hive():
+    """Makes a hive of some workers and one caller."""
+    return _make_hive
+
+
+def _make_worker(network, nursery, seed, paid, cpus):
+    router = Router(network.join(Identity(seed)), nursery)
+    executor, till = FakeExecutor(), FakeTill() if paid else None
+    service = TaskService(router, executor, till, PRICES, cpus=cpus, memory_bytes=4 * GIB)
+    info = PeerInfo(router.peer_id, router.addresses)
+    offer = Offer(info, cpus=cpus, memory_bytes=4 * GIB, task_types=("function/1",), prices=PRICES)
+    return Worker(router, executor, service, offer, till)

@@ -1,0 +1,167 @@
+"""The choice of peers, the worker's line, states and costs: decisions without a network."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hivemind_p2p.errors import BusyError, TaskRefusedError
+from hivemind_p2p.tasks.admission import LEAST_QUEUE, Admission
+from hivemind_p2p.tasks.matching import Demand, Matching, Placed, Unplaceable
+from hivemind_p2p.tasks.spec import TaskState, cost_of
+from hivemind_p2p.types import Credits, Needs, Offer, PeerId, PeerInfo, Prices, Usage
+
+GIB = 1 << 30
+
+
+def offer(name, cpus=1.0, memory=4 * GIB, price=100, types=("function/1",)):
+    prices = Prices(per_task=Credits(price))
+    return Offer(PeerInfo(PeerId(name)), cpus=cpus, memory_bytes=memory, task_types=types, prices=prices)
+
+
+def demand(cpus=1.0, memory=GIB, max_cost=1000, excluded=()):
+    return Demand("function/1", cpus, memory, Credits(max_cost), frozenset(map(PeerId, excluded)))
+
+
+def placements(matching, now=0.0):
+    decisions = matching.decide(now)
+    assert all(isinstance(decision, Placed) for decision in decisions)
+    return {decision.ticket: decision.offer.peer.peer_id for decision in decisions}
+
+
+def test_the_peer_with_the_most_room_then_the_cheapest_then_the_first():
+    matching = Matching()
+    matching.offers_changed([offer("c"), offer("b"), offer("dear", price=200), offer("large", cpus=2.0)])
+    for ticket in range(6):
+        matching.submit(ticket, demand())
+    assert list(placements(matching).values()) == ["large", "large", "b", "c", "large", "dear"]
+
+
+def test_when_all_are_full_a_task_waits_for_room():
+    matching = Matching()
+    matching.offers_changed([offer("a")])
+    for ticket in range(4):
+        matching.submit(ticket, demand())
+    assert placements(matching) == {0: "a", 1: "a"}
+    assert placements(matching) == {}
+    matching.released(PeerId("a"), demand())
+    assert placements(matching) == {2: "a"}
+    matching.withdraw(3, demand())
+    matching.released(PeerId("a"), demand())
+    assert placements(matching) == {}
+    assert matching.waiting == 0
+
+
+def test_a_peer_that_failed_is_left_alone_until_its_time():
+    matching = Matching()
+    matching.offers_changed([offer("a"), offer("b")])
+    matching.failed(PeerId("a"), until=5.0)
+    for ticket in range(3):
+        matching.submit(ticket, demand())
+    assert placements(matching, now=1.0) == {0: "b", 1: "b"}
+    assert matching.wake_at == 5.0
+    assert placements(matching, now=5.0) == {2: "a"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (demand(cpus=64), "less than 64 cpus"),
+        (demand(memory=99 * GIB), "bytes of memory"),
+        (demand(max_cost=1), "may cost"),
+        (demand(excluded=["a"]), "refused or lost"),
+        (Demand("wasm/1", 1, 1, Credits(1000)), "do not run wasm/1"),
+    ],
+)
+def test_what_no_peer_offers_is_said(wanted, reason):
+    matching = Matching()
+    matching.offers_changed([offer("a")])
+    matching.submit(0, wanted)
+    (decision,) = matching.decide(0.0)
+    assert isinstance(decision, Unplaceable)
+    assert reason in decision.error.message
+    assert matching.waiting == 0
+
+
+def test_a_hive_without_offers_is_said():
+    matching = Matching()
+    matching.submit(0, demand())
+    (decision,) = matching.decide(0.0)
+    assert "no peer of the hive offers anything" in decision.error.message
+
+
+def test_a_task_larger_than_half_the_pipeline_still_fits_an_empty_peer():
+    matching = Matching()
+    matching.offers_changed([offer("a", cpus=4.0)])
+    for ticket in range(4):
+        matching.submit(ticket, demand(cpus=4.0))
+    assert placements(matching) == {0: "a", 1: "a"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["submit", "release", "fail", "tick"]), st.floats(0.1, 3.0)), max_size=60))
+def test_no_task_is_lost_or_placed_twice_and_no_peer_overfilled(events):
+    matching, now, ticket = Matching(), 0.0, 0
+    peers = [offer("a", cpus=1.0), offer("b", cpus=3.0)]
+    matching.offers_changed(peers)
+    running, waiting = {}, set()
+    for kind, amount in events:
+        if kind == "submit":
+            matching.submit(ticket, demand(cpus=min(amount, 3.0)))
+            waiting.add(ticket)
+            running[ticket] = (None, demand(cpus=min(amount, 3.0)))
+            ticket += 1
+        elif kind == "release" and (busy := [t for t, (peer, _) in running.items() if peer]):
+            peer, wanted = running.pop(busy[0])
+            matching.released(peer, wanted)
+        elif kind == "fail":
+            matching.failed(PeerId("a"), until=now + amount)
+        now += amount if kind == "tick" else 0.0
+        for decision in matching.decide(now):
+            assert isinstance(decision, Placed)
+            waiting.remove(decision.ticket)
+            running[decision.ticket] = (decision.offer.peer.peer_id, running[decision.ticket][1])
+        for peer in peers:
+            load = [wanted.cpus for at, wanted in running.values() if at == peer.peer.peer_id]
+            assert len(load) <= 1 or sum(load) <= 2 * max(1.0, peer.cpus) + 1e-6
+    assert matching.waiting == len(waiting)
+
+
+def test_the_worker_admits_in_order_within_what_it_lends():
+    admission = Admission(2.0, 4 * GIB)
+    for ticket, cpus in enumerate((1, 2, 1)):
+        admission.submit(ticket, Needs(cpus=cpus, memory=GIB))
+    assert admission.start() == [0]  # the second needs both cpus, and the third does not overtake it
+    admission.finish(Needs(cpus=1, memory=GIB))
+    assert admission.start() == [1]
+    admission.finish(Needs(cpus=2, memory=GIB))
+    assert admission.start() == [2]
+    assert admission.start() == []
+
+
+def test_the_worker_refuses_what_it_does_not_lend_and_is_busy_when_its_line_is_full():
+    admission = Admission(1.0, GIB)
+    with pytest.raises(TaskRefusedError, match="needs 2 cpus"):
+        admission.submit(0, Needs(cpus=2))
+    with pytest.raises(TaskRefusedError, match="bytes of memory"):
+        admission.submit(0, Needs(memory=2 * GIB))
+    for ticket in range(LEAST_QUEUE):
+        admission.submit(ticket, Needs())
+    with pytest.raises(BusyError):
+        admission.submit(99, Needs())
+    admission.withdraw(0)
+    admission.submit(99, Needs())
+
+
+def test_costs_are_rounded_up_and_never_above_the_limit():
+    prices = Prices(per_task=Credits(10), per_cpu_second=Credits(1000))
+    assert cost_of(Usage(cpu_seconds=0.0), prices, Credits(100)) == 10
+    assert cost_of(Usage(cpu_seconds=0.0101), prices, Credits(100)) == 21
+    assert cost_of(Usage(cpu_seconds=50.0), prices, Credits(100)) == 100
+
+
+def test_states_follow_each_other():
+    assert TaskState.PENDING.may_become(TaskState.QUEUED)
+    assert TaskState.RUNNING.may_become(TaskState.QUEUED)
+    assert not TaskState.QUEUED.may_become(TaskState.COMPLETED)
+    for state in TaskState:
+        assert state.ended == (state.value in {"completed", "failed", "cancelled", "timed_out"})
+        assert state.ended or state.may_become(TaskState.CANCELLED)

@@ -1,0 +1,371 @@
+"""Real children: warm reuse, limits, crashes, escapes, and that nothing is left behind."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+
+from hivemind_p2p.errors import SandboxError, TaskRefusedError
+from hivemind_p2p.proto.tasks_pb2 import Report
+from hivemind_p2p.tasks.library.function import NAME, pack
+from hivemind_p2p.tasks.reading import decode
+from hivemind_p2p.types import Needs, PeerId, Work
+from hivemind_p2p.worker import process, sandbox
+from hivemind_p2p.worker.executor import ChildExecutor
+from hivemind_p2p.worker.frames import PREFIX
+
+GIB = 1 << 30
+HOME_FILE = os.path.expanduser("~/.bashrc")
+FALSE_REPORT = Report(error_code="insufficient_credits", error_message="pay me").SerializeToString()
+
+
+@functools.cache
+def bubblewrap_works() -> bool:
+    wall = sandbox.walls("bubblewrap")
+    if not wall:
+        return False
+    probe = [wall[-1].program, "--unshare-user", "--ro-bind", "/", "/", "true"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+needs_bubblewrap = pytest.mark.skipif(not bubblewrap_works(), reason="bubblewrap is not installed or not allowed here")
+
+
+@pytest.fixture(params=["none", pytest.param("bubblewrap", marks=needs_bubblewrap)])
+async def executor(request, tmp_path):
+    async with ChildExecutor(tmp_path / "peer" / "work", slots=2, memory_bytes=GIB, sandbox=request.param) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def walled(tmp_path):
+    async with ChildExecutor(tmp_path / "peer" / "work", slots=1, memory_bytes=GIB, sandbox="bubblewrap") as opened:
+        yield opened
+
+
+def work(function, *args, caller="alice", memory="256MiB", seconds=20.0, cpus=1.0):
+    needs = Needs(cpus=cpus, memory=memory, seconds=seconds)
+    return Work("t", PeerId(caller), NAME, pack(function, args), needs)
+
+
+async def value(executor, function, *args, **needs):
+    outcome = await executor.run(work(function, *args, **needs))
+    assert outcome.error_code == "", (outcome.error_message, outcome.remote_traceback)
+    return decode(outcome.payload)
+
+
+def descendants():
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+async def test_a_warm_child_serves_one_caller_and_no_other(executor):
+    def remember():
+        sys.modules.setdefault("remembered", sys).__dict__.setdefault("_calls", []).append(1)
+        return len(sys._calls)
+
+    assert await value(executor, remember) == 1
+    assert await value(executor, remember) == 2
+    assert await value(executor, remember, caller="mallory") == 1
+    assert await value(executor, remember, memory="128MiB") == 1
+    assert executor.statistics().warm == 1
+    assert executor.statistics().completed == 4
+
+
+async def test_a_child_that_something_was_left_running_in_is_not_used_again(executor):
+    def leave_a_thread():
+        import threading
+
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        return os.getpid()
+
+    def leave_a_process():
+        import subprocess
+
+        subprocess.Popen(["/bin/sleep", "1000"])
+        return os.getpid()
+
+    await value(executor, leave_a_thread)
+    await value(executor, leave_a_process)
+    await value(executor, os.getpid)
+    assert executor.statistics().warm == 0
+
+
+async def test_errors_come_back_with_their_traceback_and_output(executor):
+    def fails():
+        print("so far so good")
+        return {}["missing"]
+
+    outcome = await executor.run(work(fails))
+    assert (outcome.error_code, outcome.error_message) == ("task_failed", "KeyError: 'missing'")
+    assert "in fails" in outcome.remote_traceback
+    assert "hivemind_p2p" not in outcome.remote_traceback
+    assert outcome.output == "so far so good\n"
+    assert (await executor.run(work(sys.exit, 3))).error_message == "SystemExit: 3"
+    unsafe = await executor.run(work(lambda: [1, object()]))
+    assert (unsafe.error_code, unsafe.error_message[:9]) == ("unsafe_value", "result[1]")
+    huge = await executor.run(work(lambda: bytes(65 << 20)))
+    assert huge.error_code == "unsafe_value"
+    assert executor.statistics().warm == 3  # none of these cost the child
+
+
+async def test_prints_do_not_reach_the_pipe_and_only_their_end_is_kept(executor):
+    def chatter():
+        os.write(1, b"raw" * 1000)
+        for number in range(10_000):
+            print("line", number)
+        return "value"
+
+    outcome = await executor.run(work(chatter))
+    assert decode(outcome.payload) == "value"
+    assert outcome.output.endswith("line 9999\n")
+    assert len(outcome.output) <= 16_000
+
+
+async def test_a_process_that_dies_is_a_crash(executor):
+    outcome = await executor.run(work(os._exit, 3))
+    assert (outcome.error_code, outcome.error_message) == ("task_crashed", "it ended with exit status 3")
+    outcome = await executor.run(work(lambda: os.kill(os.getpid(), signal.SIGSEGV)))
+    assert "SIGSEGV" in outcome.error_message
+    assert await value(executor, len, "abc") == 3
+
+
+async def test_a_fork_that_comes_out_of_the_function_answers_nothing(executor):
+    def fork():
+        return os.fork() == 0
+
+    assert await value(executor, fork) is False
+    assert await value(executor, len, "abc") == 3
+
+
+async def test_an_endless_loop_is_stopped_in_time(executor):
+    def loop():
+        while True:
+            pass
+
+    outcome = await executor.run(work(loop, seconds=0.5))
+    assert outcome.error_code == "task_timeout"
+    assert 0.5 <= outcome.usage.wall_seconds < 2
+    assert outcome.usage.cpu_seconds > 0.1
+
+
+async def test_a_memory_bomb_is_stopped(executor):
+    def bomb():
+        held = []
+        while True:
+            held.append(bytearray(8 << 20))
+
+    outcome = await executor.run(work(bomb, memory="64MiB"))
+    assert outcome.error_code == "task_memory"
+
+
+async def test_a_fork_bomb_is_stopped_and_leaves_nothing(executor):
+    def bomb():
+        while True:
+            if os.fork() == 0:
+                time.sleep(1000)
+
+    before = descendants()
+    outcome = await executor.run(work(bomb))
+    assert outcome.error_code in ("task_memory", "task_crashed", "task_failed")
+    assert await value(executor, len, "abc") == 3
+    assert len(descendants() - before) < 10
+
+
+async def test_cancelling_kills_the_work(executor):
+    before = descendants()
+    with trio.move_on_after(0.3):
+        await executor.run(work(time.sleep, 1000))
+    assert executor.statistics().running == 0
+    assert await value(executor, len, "abc") == 3
+    assert len(descendants() - before) < 10
+
+
+async def test_what_does_not_fit_is_refused(executor):
+    with pytest.raises(TaskRefusedError, match="needs 3 cpus"):
+        await executor.run(work(len, "", cpus=3))
+    with pytest.raises(TaskRefusedError, match="bytes of memory"):
+        await executor.run(work(len, "", memory="2GiB"))
+
+
+async def test_usage_is_metered(executor):
+    def burn():
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        return len(bytearray(50 << 20))
+
+    outcome = await executor.run(work(burn))
+    assert 0.2 < outcome.usage.cpu_seconds < 1.0
+    assert outcome.usage.wall_seconds >= 0.3
+    idle = await executor.run(work(len, ""))
+    assert idle.usage.cpu_seconds < 0.1
+
+
+async def test_closing_leaves_no_process_and_no_folder(tmp_path):
+    before = descendants()
+    async with ChildExecutor(tmp_path / "work", slots=2, memory_bytes=GIB, sandbox="none") as executor:
+        await value(executor, len, "abc")
+        assert descendants() > before
+    assert descendants() == before
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+async def test_a_sandbox_that_cannot_be_had_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SandboxError, match="bubblewrap is not installed") as caught:
+        async with ChildExecutor(tmp_path / "work", slots=1, memory_bytes=GIB, sandbox="bubblewrap"):
+            pass
+    assert "apt install bubblewrap" in caught.value.hint
+
+
+# -- escapes -----------------------------------------------------------------------------------------------------------
+
+
+@needs_bubblewrap
+async def test_the_sandbox_hides_the_machine(walled, tmp_path):
+    key = tmp_path / "peer" / "key"
+    key.write_text("secret")
+
+    def look(paths):
+        import socket
+
+        seen = {"env": sorted(os.environ), "uid": os.getuid(), "processes": 0, "readable": [], "writable": []}
+        seen["processes"] = len([name for name in os.listdir("/proc") if name.isdigit()])
+        for path in paths:
+            try:
+                seen["readable"] += [path] if os.path.isfile(path) and Path(path).read_text() else []
+            except OSError:
+                continue
+        for folder in ("/", "/usr", "/etc", "/root", "/home", sys.prefix, os.path.dirname(os.__file__)):
+            try:
+                open(folder + "/written", "w").close()
+                seen["writable"].append(folder)
+            except OSError:
+                continue
+        try:
+            socket.create_connection(("127.0.0.1", 22), 1)
+        except OSError as error:
+            seen["network"] = error.errno
+        return seen
+
+    secrets = [str(key), "/etc/passwd", "/etc/shadow", HOME_FILE, "/proc/1/environ", __file__]
+    seen = await value(walled, look, secrets)
+    assert set(seen["env"]) <= {*sandbox.environment("/tmp"), "PWD"}
+    assert seen["processes"] <= 4
+    assert not {str(key), "/etc/passwd", "/etc/shadow", HOME_FILE} & set(seen["readable"])
+    assert seen["writable"] == []
+    assert seen["network"] is not None
+    if os.geteuid() == 0:
+        assert seen["uid"] >= sandbox.FIRST_UID
+
+
+@needs_bubblewrap
+async def test_a_data_folder_inside_a_shown_folder_is_hidden(tmp_path, monkeypatch):
+    (tmp_path / "peer").mkdir()
+    (tmp_path / "peer" / "key").write_text("secret")
+    (tmp_path / "visible").write_text("x")
+    tmp_path.chmod(0o755)  # under root the child is another user
+    python = sandbox.this_python()
+    shown = sandbox.Python(python.executable, (*python.folders, str(tmp_path)), python.path)
+    monkeypatch.setattr(sandbox, "this_python", lambda: shown)
+    async with ChildExecutor(tmp_path / "peer" / "work", slots=1, memory_bytes=GIB, sandbox="bubblewrap") as executor:
+        assert await value(executor, lambda folder: sorted(os.listdir(folder)), str(tmp_path)) == ["peer", "visible"]
+        assert await value(executor, os.listdir, str(tmp_path / "peer")) == []
+
+
+@needs_bubblewrap
+async def test_a_disk_bomb_fills_only_the_childs_own_scratch(walled):
+    def fill():
+        written = 0
+        try:
+            with open("/tmp/bomb", "wb") as file:
+                while True:
+                    written += file.write(bytes(1 << 20))
+        except OSError as error:
+            return written, error.errno
+
+    written, error = await value(walled, fill)
+    assert written <= sandbox.SCRATCH_BYTES
+    assert error is not None
+
+
+@needs_bubblewrap
+async def test_new_privileges_cannot_be_had(walled):
+    def try_it():
+        status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        try:
+            os.setuid(0)
+        except OSError:
+            return status["CapEff"], status["NoNewPrivs"], os.getuid()
+        return status["CapEff"], status["NoNewPrivs"], "became 0"
+
+    capabilities, no_new, uid = await value(walled, try_it)
+    assert int(capabilities, 16) == 0
+    assert no_new == "1"
+    assert os.geteuid() != 0 or uid != "became 0"
+
+
+def _write_to_every_pipe(data):
+    for descriptor in range(3, 20):
+        try:
+            os.write(descriptor, data)
+        except OSError:
+            continue
+    time.sleep(5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PREFIX.pack(1 << 31, 0),
+        PREFIX.pack(0, (1 << 32) - 1),
+        PREFIX.pack(4, 0) + b"\xff\xff\xff\xff",
+        PREFIX.pack(len(FALSE_REPORT), 0) + FALSE_REPORT,
+    ],
+    ids=["header", "payload", "garbage", "false code"],
+)
+async def test_frames_that_a_task_writes_itself_harm_nobody(tmp_path, data):
+    async with ChildExecutor(tmp_path / "work", slots=1, memory_bytes=GIB, sandbox="none") as executor:
+        outcome = await executor.run(work(_write_to_every_pipe, data, seconds=3))
+        assert outcome.error_code == "task_crashed"
+        assert await value(executor, len, "abc") == 3
+
+
+# -- the peer itself is killed -----------------------------------------------------------------------------------------
+
+_PEER = """
+import sys, trio
+from pathlib import Path
+from hivemind_p2p.worker.executor import ChildExecutor
+from hivemind_p2p.tasks.library.function import NAME, pack
+from hivemind_p2p.types import Needs, PeerId, Work
+import time
+async def main():
+    async with ChildExecutor(Path(sys.argv[1]), slots=1, memory_bytes=1 << 30, sandbox=sys.argv[2]) as executor:
+        print("ready", flush=True)
+        await executor.run(Work("t", PeerId("a"), NAME, pack(time.sleep, (1000,)), Needs()))
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["none", pytest.param("bubblewrap", marks=needs_bubblewrap)])
+def test_no_orphan_is_left_when_the_peer_is_killed(tmp_path, kind):
+    peer = subprocess.Popen(
+        [sys.executable, "-c", _PEER, str(tmp_path), kind],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(process.__file__).parents[2])},
+    )
+    with peer:
+        assert peer.stdout.readline() == b"ready\n"
+        children = psutil.Process(peer.pid).children(recursive=True)
+        assert children
+        peer.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
