@@ -26,7 +26,6 @@ from hivemind_p2p.errors import (
     HivemindError,
     NetworkError,
     NoPeerError,
-    StreamClosedError,
     TaskTimeoutError,
 )
 from hivemind_p2p.interfaces import Channel, Network, OfferBook, Payer
@@ -193,7 +192,7 @@ class TaskClient:
     # -- one attempt -------------------------------------------------------------------------------------------------
 
     async def _attempt(self, course: _Course, offer: Offer, payment: bytes) -> TaskResult:
-        """One try on one peer. A channel that the peer closed while it lay idle is replaced by a new one."""
+        """One try on one peer. A used channel that fails at once (it was closed while idle) is replaced by a new one."""
         peer = offer.peer.peer_id
         self._network.learn(offer.peer)
         try:
@@ -205,7 +204,7 @@ class TaskClient:
         try:
             return await self._converse(course, channel, conversation, payment)
         except _LostError as lost:
-            if not used or conversation.accepted or not isinstance(lost.error, StreamClosedError):
+            if not used or conversation.accepted or isinstance(lost.error, BusyError):
                 raise
         await self._channels.forget(peer)
         try:
