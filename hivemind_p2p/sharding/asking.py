@@ -13,7 +13,7 @@ from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import hosting, wire
 from hivemind_p2p.types import Link, Offer, PeerId
 
-ASK_AGAIN_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 0.5
 """How soon a peer that had nothing to do, or failed, is asked again while layers lack a host."""
 
 SILENCE_DEADLINE = 600.0

@@ -20,6 +20,7 @@ from hivemind_p2p.errors import (
     GenerationError,
     HivemindError,
     MissingLayersError,
+    NetworkError,
     PaymentRequiredError,
 )
 from hivemind_p2p.interfaces import Network, OfferBook, Payer
@@ -249,11 +250,14 @@ class GenerationRun:
             self._asker.ask(nursery, offers, lost=avoid)
             await trio.sleep(LOOK_SECONDS)
 
-    def _explained(self, missing: MissingLayersError) -> MissingLayersError:
+    def _explained(self, missing: MissingLayersError) -> HivemindError:
         waited = f"{missing.message}, and none came within {self._patience.wait_for_hosts:g} s"
         if self._reason is None:
             return MissingLayersError(waited, hint=missing.hint)
-        return MissingLayersError(f"{waited}; the last route was lost because {self._reason.message}")
+        if isinstance(self._reason, NetworkError):
+            return MissingLayersError(f"{waited}; the last route was lost because {self._reason.message}")
+        # The hosts are there, but what they do fails.
+        return GenerationError(f"{self._reason.message}; no other route is left", hint=self._reason.hint)
 
     async def _open(self, attempt: int, chosen: Route) -> OpenRoute:
         """Opens the generation on every stage at once.
@@ -292,7 +296,7 @@ class GenerationRun:
                 raise _RouteLostError(frozenset(failed), next(iter(failed.values())))
         except BaseException:
             for leg in opened.values():
-                await leg.channel.aclose()
+                await leg.close()
             raise
         return OpenRoute(attempt, [opened[index] for index in range(len(chosen.hops))])
 
@@ -336,9 +340,9 @@ class GenerationRun:
                     for leg in leaving.legs:
                         if not leg.lost:
                             nursery.start_soon(self._pay, leg)
-            for leg in leaving.legs:
-                await leg.channel.aclose()
         finally:
+            for leg in leaving.legs:
+                await leg.close()
             done.set()
 
     async def _settled(self) -> None:
@@ -348,7 +352,8 @@ class GenerationRun:
 
     async def _pay(self, leg: Leg) -> None:
         try:
-            self.cost = Credits(self.cost + await leg.settle(self._payer))
+            cost = await leg.settle(self._payer)
+            self.cost = Credits(self.cost + cost)
         except HivemindError as error:
             _events.warning("not_settled", peer=leg.hop.peer, reason=error.message)
 

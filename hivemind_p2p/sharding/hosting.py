@@ -54,11 +54,23 @@ class HostProgress:
     done_bytes: int = 0
     wanted_bytes: int = 0
 
+    @property
+    def state_name(self) -> str:
+        """The state in a word, for people."""
+        return State.Name(self.state).lower().replace("_", " ")
+
 
 class Job:
-    """What a peer does about one model now, and who watches."""
+    """What a peer does about one model now, and who watches.
+
+    Attributes:
+        suspects: Peers that somebody called dead.
+        dead: Those that were found to be.
+    """
 
     def __init__(self) -> None:
+        self.suspects: set[PeerId] = set()
+        self.dead: set[PeerId] = set()
         self.progress = HostProgress()
         self.finished = False
         self.error: HivemindError | None = None
@@ -138,7 +150,8 @@ class Host:
         job = self._jobs.get(link)
         if job is None:
             job = self._jobs[link] = Job()
-            nursery.start_soon(self._work, job, link, frozenset(lost))
+            nursery.start_soon(self._work, job, link)
+        job.suspects |= set(lost) - job.dead
         return job
 
     async def reconsider(self, nursery: trio.Nursery) -> None:
@@ -149,11 +162,11 @@ class Host:
             if self._not_before.get(link, now) <= now:
                 self.ask(nursery, link)
 
-    async def _work(self, job: Job, link: Link, lost: frozenset[PeerId]) -> None:
+    async def _work(self, job: Job, link: Link) -> None:
         error: HivemindError | None = None
         try:
-            while await self._take_one(job, link, lost):
-                lost = frozenset()
+            while await self._take_one(job, link):
+                continue
         except HivemindError as failure:
             error = failure
             self._not_before[link] = trio.current_time() + RETRY_SECONDS
@@ -162,12 +175,12 @@ class Host:
             del self._jobs[link]
             job.finish(error)
 
-    async def _take_one(self, job: Job, link: Link, lost: frozenset[PeerId]) -> bool:
+    async def _take_one(self, job: Job, link: Link) -> bool:
         """Hosts one more span if one is left for this peer; whether it did."""
         model = wire.find_model(await self._directory.lookup(defaults.MODELS_KEY), link)
         if model is None:
             raise MissingLayersError(f"nobody announces the model {link}", hint="Publish it with publish_model first.")
-        offers = await self._living(await self._offers.offers(fresh=True), lost)
+        offers = await self._living(await self._offers.offers(fresh=True), job)
         # What this peer claims counts at once, even if its own offer is still on its way through the directory.
         offers = [self._with_claims(offer) for offer in offers]
         span = placement.decide(link, model.layer_count, model.stages_wanted, self._network.peer_id, offers)
@@ -193,19 +206,19 @@ class Host:
             return offer
         return replace(offer, stages=self._own_stages())
 
-    async def _living(self, offers: Sequence[Offer], lost: frozenset[PeerId]) -> list[Offer]:
+    async def _living(self, offers: Sequence[Offer], job: Job) -> list[Offer]:
         """The offers without those of peers that are said to be dead and do not answer."""
-        suspects = [offer.peer.peer_id for offer in offers if offer.peer.peer_id in lost and offer.stages]
-        dead: set[PeerId] = set()
+        suspects, job.suspects = job.suspects, set()
 
         async def check(peer: PeerId) -> None:
             if not await self._answers(peer):
-                dead.add(peer)
+                job.dead.add(peer)
 
         async with trio.open_nursery() as nursery:
-            for peer in suspects:
-                nursery.start_soon(check, peer)
-        return [offer for offer in offers if offer.peer.peer_id not in dead]
+            for offer in offers:
+                if offer.peer.peer_id in suspects:
+                    nursery.start_soon(check, offer.peer.peer_id)
+        return [offer for offer in offers if offer.peer.peer_id not in job.dead]
 
     async def _answers(self, peer: PeerId) -> bool:
         try:

@@ -16,6 +16,9 @@ from hivemind_p2p.sharding.generation import Health
 from hivemind_p2p.sharding.route import Hop
 from hivemind_p2p.types import Credits, PeerId
 
+CLOSE_DEADLINE = 1.0
+"""Seconds to say goodbye."""
+
 PING_DEADLINE = 2.0
 """Seconds that a silent stage has to answer before it is called lost."""
 
@@ -41,6 +44,7 @@ class Leg:
         self._limit = limit
         self._answers, self._answered = trio.open_memory_channel[pb.FromStage](8)
         self.lost = False
+        self._listening = trio.CancelScope(shield=True)
 
     async def open(self) -> None:
         """Opens the generation on the stage."""
@@ -50,15 +54,23 @@ class Leg:
             raise ProtocolError(f"peer {self.hop.peer} answered an Open with something else")
 
     async def listen(self, attempt: int, events: trio.MemorySendChannel[Heard]) -> None:
-        """Hands on what the stage says, until its conversation ends."""
-        try:
-            while True:
-                message, _ = await self.channel.receive(pb.FromStage)
-                self._sort(message, attempt, events)
-        except HivemindError as error:
-            self.lost = True
-            self._answers.close()
-            events.send_nowait(Heard(attempt, self.hop.peer, blamed=self.hop.peer, error=error))
+        """Hands on what the stage says, until `close` or until the stage ends the conversation."""
+        # Shielded: when the reader leaves, the receipts that end the generation still have to be heard.
+        with self._listening:
+            try:
+                while True:
+                    message, _ = await self.channel.receive(pb.FromStage)
+                    self._sort(message, attempt, events)
+            except HivemindError as error:
+                self.lost = True
+                self._answers.close()
+                events.send_nowait(Heard(attempt, self.hop.peer, blamed=self.hop.peer, error=error))
+
+    async def close(self) -> None:
+        """Ends the conversation, and the listening."""
+        self._listening.cancel()
+        with trio.CancelScope(deadline=trio.current_time() + CLOSE_DEADLINE, shield=True):
+            await self.channel.aclose()
 
     def _sort(self, message: pb.FromStage, attempt: int, events: trio.MemorySendChannel[Heard]) -> None:
         kind = message.WhichOneof("kind")

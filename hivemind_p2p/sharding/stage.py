@@ -16,6 +16,7 @@ it in a worker thread.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from hivemind_p2p.types import LayerSpan
 
 if TYPE_CHECKING:
     import torch
+
+_BUILDING = threading.Lock()
+"""The library's loader and its verbosity are one a process."""
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm")
 """What architectures call the norm behind their last layer."""
@@ -93,7 +97,7 @@ class Stage:
         torch.set_num_threads(threads)
         config = _config(folder, checkpoint, span)
         last = span.stop == checkpoint.layer_count
-        with _quiet():
+        with _BUILDING, _quiet():
             model, missing = _build(folder, checkpoint, span, config, dtype)
         replaced = _cut(model, first=span.start == 0, last=last, hidden_size=config.hidden_size)
         if lacking := [name for name in missing if not any(part in name.split(".") for part in replaced)]:
