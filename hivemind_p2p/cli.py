@@ -117,13 +117,14 @@ def demo(
     peers: Annotated[int, typer.Option(help="How many peers to start.", min=1, max=8)] = 3,
     model: Annotated[Path | None, typer.Option(help="A checkpoint folder of your own.")] = None,
     prompt: Annotated[str, typer.Option(help="What the model goes on with.")] = "def main(",
+    save_svg: Annotated[Path | None, typer.Option(help="Save a picture of the output.", hidden=True)] = None,
     verbose: Verbose = False,
 ) -> None:
     """Start a hive on this machine and show all that it does, in about half a minute."""
     with reported_errors(verbose=verbose):
         from hivemind_p2p.demo import run_demo
 
-        run_demo(peers=peers, model=model, prompt=prompt)
+        run_demo(peers=peers, model=model, prompt=prompt, save_svg=save_svg)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -23,7 +24,7 @@ from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import AsyncModel, Model
 from hivemind_p2p.peer import Peer, open_peer
 from hivemind_p2p.types import Credits, Link, Needs
-from hivemind_p2p.views import Balance, PeerList, Statement, peer_rows
+from hivemind_p2p.views import Balance, Ledger, PeerList, Statement, in_credits, peer_rows
 
 if TYPE_CHECKING:
     from hivemind_p2p.interfaces import Progress
@@ -146,6 +147,10 @@ class AsyncHive:
         """The account's last rows in the ledger, newest first."""
         return Statement.of(await self._accounts().statement(limit))
 
+    async def ledger(self) -> Ledger:
+        """The totals by account that the bootstrap shows this account, and the sum of all rows, which is zero."""
+        return Ledger.of(await self._accounts().overview())
+
     def _accounts(self) -> Any:
         if self.peer.accounts is None:
             raise AccountRequiredError("this peer has no account")
@@ -222,6 +227,12 @@ class Hive:
         """Whether this hive was joined with a username."""
         return self._asynchronous.peer.accounts is not None
 
+    @property
+    def promised(self) -> Decimal:
+        """What this program has promised to pay so far, in credits; the peers hand the promises in soon after."""
+        purse = self._asynchronous.peer.purse
+        return in_credits(purse.statistics().paid if purse is not None else 0)
+
     def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
         """Starts ``function(*args, **kwargs)`` on some peer.
 
@@ -260,7 +271,7 @@ class Hive:
             function: Takes one item.
             items: What to call it with.
             needs: What each call needs of the machine.
-            progress: Shows a progress bar (a widget in a notebook).
+            progress: Shows a progress bar (HTML in a notebook).
 
         Returns:
             The jobs, in the order of the items; ``jobs.results()`` waits for all.
@@ -282,7 +293,7 @@ class Hive:
         Args:
             link: What `share` gave.
             to: The folder to put it in; by default one of this peer's own.
-            progress: Shows a progress bar (a widget in a notebook).
+            progress: Shows a progress bar (HTML in a notebook).
 
         Returns:
             Where it lies.
@@ -300,8 +311,15 @@ class Hive:
         """Shares a checkpoint folder and announces it. See `AsyncHive.publish_model`."""
         return self._call(lambda: self._asynchronous.publish_model(folder, stages=stages))
 
-    def load_model(self, link: Link | str, *, timeout: float = 120.0, progress: bool = True) -> Model:
+    def load_model(
+        self, link: Link | str, *, timeout: float = 120.0, progress: bool | Callable[[LoadProgress], None] = True
+    ) -> Model:
         """Waits, with progress, until every layer of a published model has a host.
+
+        Args:
+            link: What `publish_model` gave.
+            timeout: Seconds to wait.
+            progress: Whether to show a bar (HTML in a notebook), or what to call instead.
 
         Raises:
             MissingLayersError: Some layers had no host after `timeout` seconds; the error names them.
@@ -309,9 +327,10 @@ class Hive:
         from hivemind_p2p.notebook.progress import load_view
 
         self._check_open()
-        with load_view(shown=progress) as show:
+        with load_view(shown=progress is True) as show:
             model = self._portal.call_watched(
-                lambda report: self._asynchronous.load_model(link, timeout=timeout, progress=report), show
+                lambda report: self._asynchronous.load_model(link, timeout=timeout, progress=report),
+                progress if callable(progress) else show,
             )
         return Model(model, self._portal)
 
@@ -326,6 +345,10 @@ class Hive:
     def statement(self, limit: int = 100) -> Statement:
         """The account's last rows in the ledger, newest first."""
         return self._call(self._asynchronous.statement, limit)
+
+    def ledger(self) -> Ledger:
+        """The totals by account that the bootstrap shows this account, and the sum of all rows, which is zero."""
+        return self._call(self._asynchronous.ledger)
 
     def close(self) -> None:
         """Leaves the hive: cancels what runs, settles, says goodbye. Safe to call twice."""

@@ -175,6 +175,11 @@ class JobList(list[Job[T]]):
     def __repr__(self) -> str:
         return f"<JobList of {len(self)}: {_count_states(self)}>"
 
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import jobs_html
+
+        return jobs_html(self)
+
 
 def _count_states(jobs: Iterable[Job[Any]]) -> str:
     counts: dict[str, int] = {}

@@ -57,7 +57,7 @@ class LocalNodes:
     def _start(self, peers: int) -> None:
         self.bootstrap = NodeProcess(
             "hivemind_bootstrap",
-            ["--data", str(self.folder / "bootstrap"), "--http", "127.0.0.1:0"],
+            ["--data", str(self.folder / "bootstrap"), "--http", "127.0.0.1:0", "--open-ledger"],
             log=self.folder / "bootstrap.log",
         )
         self.bootstrap.wait_ready()
@@ -144,6 +144,14 @@ class LocalHive(Hive):
     def __repr__(self) -> str:
         alive = sum(peer.alive for peer in self.nodes.peers)
         return f"<LocalHive: {alive} peers, status page at {self.nodes.http}>"
+
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import hive_html
+
+        if not any(peer.alive for peer in self.nodes.peers):
+            return hive_html(self, title="Local hive", note="closed")
+        note = f"{sum(peer.alive for peer in self.nodes.peers)} peers, each a process of its own, on this machine"
+        return hive_html(self, title="Local hive", note=note, status_page=self.nodes.http)
 
 
 def local_hive(peers: int = 3, **options: Any) -> LocalHive:

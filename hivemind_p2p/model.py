@@ -110,6 +110,14 @@ class Model:
             return self._stream(prompt, max_new_tokens, sampling)
         return self._portal.call(lambda: self._model.generate(prompt, max_new_tokens=max_new_tokens, **sampling))
 
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, by the model's own tokenizer."""
+        return list(self._model.remote.tokenizer.encode(text).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        return str(self._model.remote.tokenizer.decode(ids))
+
     def _stream(self, prompt: Prompt, max_new_tokens: int, sampling: dict[str, Any]) -> Iterator[Any]:
         async def start() -> TokenStream:
             return self._model.stream(prompt, max_new_tokens=max_new_tokens, **sampling)

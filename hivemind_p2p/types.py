@@ -17,6 +17,9 @@ Link = NewType("Link", str)
 Credits = NewType("Credits", int)
 """An amount in millionths of a credit, so that sums are exact."""
 
+NOTHING = Credits(0)
+"""No credits at all."""
+
 CREDIT = Credits(1_000_000)
 """One whole credit."""
 

@@ -95,6 +95,61 @@ class Balance:
     def __str__(self) -> str:
         return f"{self.available:.6f} credits available, {self.held:.6f} held"
 
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import balance_html
+
+        return balance_html(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One account's totals in the ledger, in credits."""
+
+    name: str
+    welcome: Decimal
+    earned: Decimal
+    paid: Decimal
+    balance: Decimal
+
+
+class Ledger(list[LedgerRow]):
+    """The totals that the bootstrap shows this account: its own, or everybody's where the operator opens the ledger.
+
+    Attributes:
+        sum: Of all rows of the ledger, also those that are not shown: zero, or the ledger is broken.
+        transfers: How many transfers there are.
+    """
+
+    def __init__(self, rows: Iterable[LedgerRow] = (), total: Decimal = Decimal(0), transfers: int = 0) -> None:
+        super().__init__(rows)
+        self.sum = total
+        self.transfers = transfers
+
+    @classmethod
+    def of(cls, overview: Any) -> Ledger:
+        """From the totals that the bootstrap sent."""
+        rows = [
+            LedgerRow(
+                name=total.name,
+                welcome=in_credits(total.welcome),
+                earned=in_credits(total.earned),
+                paid=in_credits(total.paid),
+                balance=in_credits(total.available + total.held),
+            )
+            for total in overview.totals
+        ]
+        return cls(rows, in_credits(overview.sum), overview.transfers)
+
+    def __repr__(self) -> str:
+        lines = [f"{'account':<16}{'earned':>14}{'paid':>14}{'balance':>18}"]
+        lines += [f"{row.name:<16}{row.earned:>14.6f}{row.paid:>14.6f}{row.balance:>18.6f}" for row in self]
+        return "\n".join([*lines, f"sum of all rows: {self.sum}"])
+
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import ledger_html
+
+        return ledger_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class StatementRow:

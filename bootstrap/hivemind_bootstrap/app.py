@@ -99,7 +99,7 @@ async def _start_services(
         welcome=config.welcome_credits,
         open_registration=config.open_registration,
     )
-    credits_service = CreditsService(network, identity, store, clock=time.time)
+    credits_service = CreditsService(network, identity, store, clock=time.time, open_ledger=config.open_ledger)
     await nursery.start(credits_service.run)
     # It offers nothing itself, and so never publishes this offer: it only reads those of the others.
     offers = OfferService(network, directory, Offer(PeerInfo(network.peer_id, network.addresses)))

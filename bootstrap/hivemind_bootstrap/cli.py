@@ -42,6 +42,7 @@ def run(
     listen: Annotated[list[str] | None, typer.Option(help="A multiaddr for peers; may be repeated.")] = None,
     http: Annotated[str, typer.Option(help="Host and port of the status page.")] = HTTP_ADDRESS,
     closed: Annotated[bool, typer.Option("--closed", help="Take no new accounts.")] = False,
+    open_ledger: Annotated[bool, typer.Option("--open-ledger", help="Let accounts see each other's totals.")] = False,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in one line of JSON when it serves.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and an error's traceback.")] = False,
@@ -54,6 +55,7 @@ def run(
             listen=tuple(listen) if listen else (defaults.LISTEN_ADDRESS,),
             http=http,
             open_registration=not closed,
+            open_ledger=open_ledger,
         )
         _run(config, as_json=as_json, exit_with_parent=exit_with_parent)
 

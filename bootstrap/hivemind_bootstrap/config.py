@@ -24,6 +24,7 @@ class BootstrapConfig:
         http: ``host:port`` of the status page.
         welcome_credits: Millionths of a credit that a new account is given.
         open_registration: Whether anybody may make an account.
+        open_ledger: Whether every account sees the totals of all.
     """
 
     data: Path
@@ -31,6 +32,7 @@ class BootstrapConfig:
     http: str = HTTP_ADDRESS
     welcome_credits: int = defaults.WELCOME_CREDITS
     open_registration: bool = True
+    open_ledger: bool = False
 
     def __post_init__(self) -> None:
         split_host_port(self.http)

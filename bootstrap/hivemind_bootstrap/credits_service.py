@@ -62,9 +62,13 @@ class CreditsService:
         identity: Signs the holds; the key that the hive trusts.
         store: The ledger.
         clock: Seconds since the epoch.
+        open_ledger: Whether every account sees the totals of all; otherwise each sees its own.
     """
 
-    def __init__(self, network: Network, identity: Identity, store: Store, *, clock: Clock) -> None:
+    def __init__(
+        self, network: Network, identity: Identity, store: Store, *, clock: Clock, open_ledger: bool = False
+    ) -> None:
+        self._open_ledger = open_ledger
         self._identity = identity
         self._store = store
         self._clock = clock
@@ -175,12 +179,20 @@ class CreditsService:
 
     async def _overview(self, peer: PeerId) -> credits_pb2.CreditsAnswer:
         def read(database: Database) -> LedgerOverview:
-            database.account_of(peer)
-            return reports.overview(database)
+            asker = database.account_of(peer).account_id
+            return reports.overview(database, only=None if self._open_ledger else asker)
 
         found = await self._store.read(read)
         totals = [
-            credits_pb2.Total(name=total.name, available=total.available, held=total.held) for total in found.totals
+            credits_pb2.Total(
+                name=total.name,
+                available=total.available,
+                held=total.held,
+                welcome=total.welcome,
+                earned=total.earned,
+                paid=total.paid,
+            )
+            for total in found.totals
         ]
         answer = credits_pb2.OverviewAnswer(totals=totals, sum=found.sum, transfers=found.transfers)
         return credits_pb2.CreditsAnswer(overview=answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, and_, case, func, or_, select, true
 
 from hivemind_bootstrap.database import Database
 from hivemind_bootstrap.ledger import Kind
@@ -69,21 +69,54 @@ def _counterparties(connection: Connection, account_id: int, transfer_ids: list[
     return {row.transfer_id: row.username or "hive" for row in connection.execute(query)}
 
 
-def overview(database: Database) -> LedgerOverview:
-    """The totals by account name, and the sum of all rows."""
+def overview(database: Database, *, only: int | None = None) -> LedgerOverview:
+    """The totals by account name, and the sum of all rows.
+
+    Args:
+        database: The ledger.
+        only: The one account whose totals are shown beside the hive's; None for all.
+    """
     query = (
-        _totals(func.coalesce(accounts.c.username, "hive").label("name"))
+        _totals(func.coalesce(accounts.c.username, "hive").label("name"), balances.c.owner)
         .outerjoin(accounts, accounts.c.id == balances.c.owner)
+        .where(true() if only is None else or_(balances.c.owner == only, balances.c.owner.is_(None)))
         .group_by(balances.c.owner)
         .order_by(balances.c.owner)
         .limit(MOST_ROWS)
     )
     with database.reading() as connection:
         rows = connection.execute(query).all()
+        moved = _moved(connection)
         total = _sum_of_all_rows(connection)
         count = connection.execute(select(func.count()).select_from(transfers)).scalar_one()
-    totals = tuple(AccountTotal(row.name, Credits(int(row.available)), Credits(int(row.held))) for row in rows)
+    totals = tuple(
+        AccountTotal(row.name, Credits(int(row.available)), Credits(int(row.held)), *moved.get(row.owner, ()))
+        for row in rows
+    )
     return LedgerOverview(totals, Credits(total), int(count))
+
+
+def _moved(connection: Connection) -> dict[int, tuple[Credits, Credits, Credits]]:
+    """What each account was given, earned and paid, from the rows."""
+    settled = transfers.c.kind == Kind.SETTLEMENT
+    sums = [
+        func.coalesce(func.sum(case((condition, entries.c.amount), else_=0)), 0)
+        for condition in (
+            transfers.c.kind == Kind.WELCOME,
+            and_(settled, entries.c.amount > 0),
+            and_(settled, entries.c.amount < 0),
+        )
+    ]
+    query = (
+        select(entries.c.owner, *sums)
+        .join(transfers, transfers.c.id == entries.c.transfer_id)
+        .where(entries.c.owner.is_not(None))
+        .group_by(entries.c.owner)
+    )
+    return {
+        owner: (Credits(int(welcome)), Credits(int(earned)), Credits(-int(paid)))
+        for owner, welcome, earned, paid in connection.execute(query)
+    }
 
 
 def counts(database: Database) -> Counts:

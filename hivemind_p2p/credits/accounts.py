@@ -8,7 +8,7 @@ from hivemind_p2p.credits.requests import ask
 from hivemind_p2p.credits.wire import ACCOUNTS_PROTOCOL, CREDITS_PROTOCOL
 from hivemind_p2p.interfaces import Network
 from hivemind_p2p.proto import accounts_pb2, credits_pb2
-from hivemind_p2p.types import Credits, PeerId
+from hivemind_p2p.types import NOTHING, Credits, PeerId
 
 LOGIN_DEADLINE = 30.0
 """Seconds: the bootstrap hashes passwords slowly on purpose, and few at a time."""
@@ -46,11 +46,23 @@ class StatementRow:
 
 @dataclass(frozen=True, slots=True)
 class AccountTotal:
-    """What one name owns in the ledger, in millionths of a credit; ``hive`` is where welcome credits come from."""
+    """What one name owns in the ledger, in millionths of a credit; ``hive`` is where welcome credits come from.
+
+    Attributes:
+        name: The username.
+        available: Free to be spent.
+        held: Set aside for work under way.
+        welcome: What it was given to begin with.
+        earned: What settlements brought it.
+        paid: What settlements took from its holds.
+    """
 
     name: str
     available: Credits
     held: Credits
+    welcome: Credits = NOTHING
+    earned: Credits = NOTHING
+    paid: Credits = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +129,24 @@ class AccountClient:
         )
 
     async def overview(self) -> LedgerOverview:
-        """The totals of all accounts (the first thousand), and the sum of all rows.
+        """The totals of the hive and of this account, and the sum of all rows.
+
+        Where the operator opens the ledger (``--open-ledger``), the totals of all accounts (the first thousand).
 
         Raises:
             AccountRequiredError: This peer is not linked to an account.
         """
         answer = await self._credits(credits_pb2.CreditsRequest(overview=credits_pb2.OverviewRequest()))
         totals = tuple(
-            AccountTotal(total.name, Credits(total.available), Credits(total.held)) for total in answer.overview.totals
+            AccountTotal(
+                total.name,
+                Credits(total.available),
+                Credits(total.held),
+                Credits(total.welcome),
+                Credits(total.earned),
+                Credits(total.paid),
+            )
+            for total in answer.overview.totals
         )
         return LedgerOverview(totals, Credits(answer.overview.sum), answer.overview.transfers)
 

@@ -1,4 +1,4 @@
-"""Progress that fits the place: a widget in a notebook, a rich bar in a terminal, nothing where nobody looks.
+"""Progress that fits the place: a bar of HTML in a notebook, a rich bar in a terminal, nothing where nobody looks.
 
 Every function here runs in the thread that waits, never on the trio thread.
 """
@@ -6,6 +6,7 @@ Every function here runs in the thread that waits, never on the trio thread.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from hivemind_p2p.job import JobList
     from hivemind_p2p.sharding.model import LoadProgress
     from hivemind_p2p.types import FetchProgress
+
+
+_SECONDS_BETWEEN_DRAWINGS = 0.1
+"""Each drawing of a bar in a notebook is a message to the browser; an eye sees no more than this."""
 
 
 class Bar(Protocol):
@@ -34,22 +39,42 @@ def in_notebook() -> bool:
     return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
-class _Widget:
+class _Html:
+    """A bar in a cell's output, drawn anew as one display that is updated.
+
+    Plain HTML rather than a widget: it needs no extension in whatever shows the notebook, and it is still there
+    when the notebook is saved, exported, or looked at on a web page.
+    """
+
     def __init__(self, title: str) -> None:
-        import ipywidgets
         from IPython.display import display
 
-        self._bar = ipywidgets.FloatProgress(min=0.0, max=1.0, description=title)
-        self._text = ipywidgets.Label()
-        show_widget: Callable[..., object] = display
-        show_widget(ipywidgets.HBox([self._bar, self._text]))
+        self._title = title
+        self._state = (0.0, "")
+        self._started_at = self._drawn_at = time.monotonic()
+        show: Callable[..., Any] = display
+        self._handle = show(self._bundle("running"), raw=True, display_id=True)
 
     def show(self, done: float, total: float, text: str) -> None:
-        self._bar.value = done / total if total else 0.0
-        self._text.value = text
+        self._state = (done / total if total else 0.0, text)
+        now = time.monotonic()
+        if now - self._drawn_at >= _SECONDS_BETWEEN_DRAWINGS:
+            self._drawn_at = now
+            self._handle.update(self._bundle("running"), raw=True)
 
     def finish(self, *, well: bool) -> None:
-        self._bar.bar_style = "success" if well else "danger"
+        self._handle.update(self._bundle("well" if well else "failed"), raw=True)
+
+    def _bundle(self, state: str) -> dict[str, str]:
+        from hivemind_p2p.notebook.reprs import progress_html
+
+        fraction, text = self._state
+        if state != "running":
+            text = f"{text}{', ' if text else ''}{time.monotonic() - self._started_at:.1f} s"
+        return {
+            "text/html": progress_html(self._title, fraction, text, state),
+            "text/plain": f"{self._title}: {fraction:.0%} {text}".rstrip(),
+        }
 
 
 class _Terminal:
@@ -83,7 +108,7 @@ def bar(title: str, *, shown: bool) -> Iterator[Bar | None]:
     if not shown or not (in_notebook() or sys.stderr.isatty()):
         yield None
         return
-    drawn: _Widget | _Terminal = _Widget(title) if in_notebook() else _Terminal(title)
+    drawn: _Html | _Terminal = _Html(title) if in_notebook() else _Terminal(title)
     try:
         yield drawn
     except BaseException:

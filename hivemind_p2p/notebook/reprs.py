@@ -1,4 +1,7 @@
-"""How the library's objects look in a notebook: one HTML template, filled in here; each has a text repr beside it."""
+"""How the library's objects look in a notebook: HTML templates, filled in here; each has a text repr beside it.
+
+The templates colour little and inherit the rest, so that they fit light and dark themes.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,14 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from hivemind_p2p.hive import Hive
-    from hivemind_p2p.job import Job
-    from hivemind_p2p.views import PeerList, Statement
+    from hivemind_p2p.job import Job, JobList
+    from hivemind_p2p.views import Balance, PeerList, Statement
+
+_NUMERIC = frozenset({"cpus", "memory", "credits", "cost", "available", "held"})
+"""Columns of numbers, set flush right."""
+
+_COLOURS = {"running": "#4285f4", "well": "#34a853", "failed": "#ea4335"}
+"""Of a progress bar: all three stand out from white and from near-black."""
 
 
 @cache
@@ -21,18 +30,45 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader
 
     # Names of peers and tasks come from strangers: everything is escaped.
-    return Environment(loader=PackageLoader("hivemind_p2p.notebook"), autoescape=True)
+    return Environment(
+        loader=PackageLoader("hivemind_p2p.notebook"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> str:
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    note: str = "",
+    *,
+    link: str = "",
+    link_text: str = "",
+) -> str:
     """An HTML table; every cell is escaped."""
     template = _environment().get_template("table.html")
-    return template.render(title=title, note=note, columns=columns, rows=list(rows))
+    return template.render(
+        title=title, note=note, columns=columns, rows=list(rows), numeric=_NUMERIC, link=link, link_text=link_text
+    )
 
 
-def hive_html(hive: Hive) -> str:
-    """A hive: who I am and who else is there."""
-    return table("Hive", (), (), note=repr(hive).strip("<>").removeprefix("Hive: "))
+def progress_html(title: str, fraction: float, text: str, state: str = "running") -> str:
+    """A bar with words beside it.
+
+    Args:
+        title: What is under way.
+        fraction: How far it is, from 0 to 1.
+        text: The same in words.
+        state: ``running``, ``well`` or ``failed``; the bar's colour.
+    """
+    percent = f"{100.0 * min(1.0, max(0.0, fraction)):.0f}"
+    template = _environment().get_template("progress.html")
+    return template.render(title=title, percent=percent, text=text, colour=_COLOURS[state])
+
+
+def hive_html(hive: Hive, *, title: str = "Hive", note: str = "", status_page: str = "") -> str:
+    """A hive: who I am in it, and where its status page is."""
+    note = note or repr(hive).strip("<>").partition(": ")[2]
+    return table(title, (), (), note=note, link=status_page, link_text="status page")
 
 
 def peers_html(peers: PeerList) -> str:
@@ -44,11 +80,17 @@ def peers_html(peers: PeerList) -> str:
             f"{row.cpus:g}",
             f"{row.memory_bytes / 2**30:.1f} GiB",
             ", ".join(row.task_types),
-            stages_text(row.stages),
+            stages_text(row.stages) or ("any model" if row.serves_models else ""),
         )
         for row in peers
     ]
-    return table("Peers", ("name", "peer", "cpus", "memory", "tasks", "model"), rows, note=str(len(rows)))
+    return table("Peers", ("name", "peer", "cpus", "memory", "tasks", "serves"), rows, note=str(len(rows)))
+
+
+def balance_html(balance: Balance) -> str:
+    """What an account has."""
+    row = (f"{balance.available:.6f}", f"{balance.held:.6f}")
+    return table("Balance", ("available", "held"), [row], note="in credits")
 
 
 def statement_html(statement: Statement) -> str:
@@ -59,5 +101,14 @@ def statement_html(statement: Statement) -> str:
 
 def job_html(job: Job[Any]) -> str:
     """One job in a line."""
+    return table("Job", ("function", "state", "peer", "cost"), [_job_row(job)])
+
+
+def jobs_html(jobs: JobList[Any]) -> str:
+    """Many jobs: how many there are in each state."""
+    return table("Jobs", (), (), note=repr(jobs).strip("<>").removeprefix("JobList of "))
+
+
+def _job_row(job: Job[Any]) -> tuple[object, ...]:
     peer = f"…{job.peer[-6:]}" if job.peer else ""
-    return table("Job", ("function", "state", "peer", "cost"), [(job.name, job.state, peer, job.cost)], job.id[:8])
+    return job.name, job.state.lower(), peer, f"{job.cost:.6f}"

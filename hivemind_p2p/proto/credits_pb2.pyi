@@ -176,14 +176,20 @@ class StatementAnswer(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[StatementRow, _Mapping]]] = ...) -> None: ...
 
 class Total(_message.Message):
-    __slots__ = ("name", "available", "held")
+    __slots__ = ("name", "available", "held", "welcome", "earned", "paid")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    EARNED_FIELD_NUMBER: _ClassVar[int]
+    PAID_FIELD_NUMBER: _ClassVar[int]
     name: str
     available: int
     held: int
-    def __init__(self, name: _Optional[str] = ..., available: _Optional[int] = ..., held: _Optional[int] = ...) -> None: ...
+    welcome: int
+    earned: int
+    paid: int
+    def __init__(self, name: _Optional[str] = ..., available: _Optional[int] = ..., held: _Optional[int] = ..., welcome: _Optional[int] = ..., earned: _Optional[int] = ..., paid: _Optional[int] = ...) -> None: ...
 
 class OverviewAnswer(_message.Message):
     __slots__ = ("totals", "sum", "transfers")

@@ -203,8 +203,9 @@ def _traceback(error: BaseException) -> str:
 
 
 def _own_frames_cut(place: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback below this library's own frames."""
-    while place is not None and place.tb_frame.f_code.co_filename.startswith(_PACKAGE + os.sep):
+    """The part of a traceback below the frames of this program and of the task type."""
+    rooms = tuple(os.path.join(_PACKAGE, room, "") for room in ("worker", "tasks"))
+    while place is not None and place.tb_frame.f_code.co_filename.startswith(rooms):
         place = place.tb_next
     return place
 
