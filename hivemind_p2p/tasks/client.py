@@ -192,7 +192,7 @@ class TaskClient:
     # -- one attempt -------------------------------------------------------------------------------------------------
 
     async def _attempt(self, course: _Course, offer: Offer, payment: bytes) -> TaskResult:
-        """One try on one peer. A used channel that fails at once (it was closed while idle) is replaced by a new one."""
+        """One try on one peer. A used channel that fails at once, closed while idle, is replaced by a new one."""
         peer = offer.peer.peer_id
         self._network.learn(offer.peer)
         try:
