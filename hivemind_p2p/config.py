@@ -10,6 +10,7 @@ This is the one module that reads environment variables and TOML. ``config.toml`
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -87,8 +88,11 @@ def load(**flags: Any) -> Settings:
     """The settings; a flag that is None counts as not given.
 
     Raises:
-        ConfigurationError: A value cannot be understood; the message says where it came from.
+        ConfigurationError: A value cannot be understood, or there is no such setting; the message says where it
+            came from.
     """
+    if unknown := sorted(set(flags) - {item.name for item in fields(Settings)}):
+        raise ConfigurationError(f"there is no setting {unknown[0]!r}", hint=f"There are: {', '.join(sorted(_NAMES))}.")
     merged: dict[str, Any] = {}
     for source, values in (
         (str(config_file()), _from_file(config_file())),
@@ -139,7 +143,7 @@ def _truth(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if value.lower() not in known:
+    if _text(value).lower() not in known:
         raise ValueError(value)
     return known[value.lower()]
 
@@ -156,9 +160,15 @@ def _path(value: Any) -> Path:
 
 def _positive(value: Any) -> float:
     number = float(value)
-    if not number >= 0:
+    if not 0 <= number < math.inf:
         raise ValueError(value)
     return number
+
+
+def _prices(value: Any) -> Prices:
+    if not isinstance(value, Prices):
+        raise TypeError(value)
+    return value
 
 
 def _threads(value: Any) -> int:
@@ -176,4 +186,5 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "cpus": _positive,
     "memory": parse_bytes,
     "threads": _threads,
+    "prices": _prices,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import NewType
@@ -41,7 +42,10 @@ def parse_bytes(size: int | str) -> int:
         raise ConfigurationError(f"not a size: {size!r}", hint="Write it like 512MiB, 1.5GB or 1048576.")
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
-    return int(float(number) * base ** " KMGT".index(unit.upper() or " "))
+    size_in_bytes = float(number) * base ** " KMGT".index(unit.upper() or " ")
+    if not math.isfinite(size_in_bytes):
+        raise ConfigurationError("not a size: a number with hundreds of digits")
+    return int(size_in_bytes)
 
 
 def format_credits(amount: int) -> str:
@@ -75,8 +79,8 @@ class Needs:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_bytes(self.memory))
-        if self.cpus <= 0 or self.seconds <= 0:
-            raise ConfigurationError(f"a task needs more than zero cpus and seconds: {self}")
+        if not (0 < self.cpus < math.inf and 0 < self.seconds < math.inf):
+            raise ConfigurationError(f"a task needs more than zero cpus and seconds, and an end: {self}")
 
     @property
     def memory_bytes(self) -> int:
