@@ -15,7 +15,6 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import (
-    CreditError,
     DeadlineExceededError,
     GenerationError,
     HivemindError,
@@ -143,6 +142,7 @@ class GenerationRun:
             MissingLayersError: Layers have no host, and none came in time.
             GenerationError: It failed on one route after another.
             CreditError: It cannot be paid.
+            BootstrapUnreachableError: It cannot be paid now.
         """
         failure: HivemindError | None = None
         async with trio.open_nursery() as nursery:
@@ -264,18 +264,18 @@ class GenerationRun:
 
         Raises:
             _RouteLostError: Some refused or did not answer; the others are let go.
-            CreditError: This peer cannot pay them.
+            HivemindError: This peer cannot pay them: no route would help.
         """
         generation_id = os.urandom(wire.GENERATION_ID_BYTES)
         opened: dict[int, Leg] = {}
         failed: dict[PeerId, HivemindError] = {}
-        unpaid: list[CreditError] = []
+        unpaid: list[HivemindError] = []
 
         async def open_leg(index: int) -> None:
             hop = chosen.hops[index]
             try:
                 payment = await self._authorise(hop)
-            except CreditError as error:
+            except HivemindError as error:
                 unpaid.append(error)
                 return
             request = self._request(chosen, index, generation_id, payment)

@@ -21,6 +21,7 @@ from hivemind_p2p.errors import (
     MissingLayersError,
     NetworkError,
     ProtocolError,
+    UnsupportedModelError,
 )
 from hivemind_p2p.interfaces import Content, Directory, Network, OfferBook
 from hivemind_p2p.proto import sharding_pb2 as pb
@@ -171,6 +172,11 @@ class Host:
             error = failure
             self._not_before[link] = trio.current_time() + RETRY_SECONDS
             _events.warning("hosting_failed", link=link, reason=failure.message)
+        except Exception as failure:
+            # The model library can raise anything on a stranger's checkpoint; the peer and its other models live on.
+            error = UnsupportedModelError(f"peer {self._network.peer_id} cannot load {link}: {failure!r}"[:1024])
+            self._not_before[link] = trio.current_time() + RETRY_SECONDS
+            _events.error("hosting_broke", link=link, exc_info=failure)
         finally:
             del self._jobs[link]
             job.finish(error)

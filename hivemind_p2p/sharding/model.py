@@ -149,9 +149,9 @@ class RemoteModel:
 
     @property
     def name(self) -> str:
-        """The name that the link carries, or the architecture."""
+        """The name that the link carries, or the model's type."""
         named = parse_qs(urlsplit(self.link).query).get("dn")
-        return named[0] if named else str(self.config.get("model_type") or self.link)
+        return named[0] if named else str(self.config.get("model_type", self.link))
 
     @property
     def ends(self) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 _BUILDING = threading.Lock()
-"""The library's loader and its verbosity are one a process."""
+"""Held while a stage is built: the library's lazy imports and its verbosity are one a process, and no thread's own."""
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm")
 """What architectures call the norm behind their last layer."""
@@ -95,11 +95,11 @@ class Stage:
         if dtype not in DTYPES:
             raise UnsupportedModelError(f"a stage computes in one of {', '.join(DTYPES)}, not in {dtype}")
         torch.set_num_threads(threads)
-        config = _config(folder, checkpoint, span)
         last = span.stop == checkpoint.layer_count
         with _BUILDING, _quiet():
+            config = _config(folder, checkpoint, span)
             model, missing = _build(folder, checkpoint, span, config, dtype)
-        replaced = _cut(model, first=span.start == 0, last=last, hidden_size=config.hidden_size)
+            replaced = _cut(model, first=span.start == 0, last=last, hidden_size=config.hidden_size)
         if lacking := [name for name in missing if not any(part in name.split(".") for part in replaced)]:
             raise CheckpointError(f"layers {span} lack tensors: {', '.join(sorted(lacking)[:4])}")
         return cls(model.eval(), config, span, last=last, dtype=dtype, threads=threads)

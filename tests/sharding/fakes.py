@@ -10,7 +10,14 @@ from pathlib import Path
 
 import trio
 
-from hivemind_p2p.errors import CreditError, LinkError, NoSourceError, PaymentRequiredError, VoucherError
+from hivemind_p2p.errors import (
+    BootstrapUnreachableError,
+    CreditError,
+    LinkError,
+    NoSourceError,
+    PaymentRequiredError,
+    VoucherError,
+)
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Progress, TaskStatus
 from hivemind_p2p.net.memory import MemoryNetwork
@@ -64,7 +71,7 @@ class FakeContent:
         self.fetched: dict[str, list[ByteRange]] = defaultdict(list)
 
     async def share(self, path: Path) -> Link:
-        link = Link(f"magnet:?xt=urn:btmh:1220{path.name}")
+        link = Link(f"magnet:?xt=urn:btmh:1220{path.name}&dn={path.name}")
         self._world.contents[link] = path
         return link
 
@@ -149,10 +156,13 @@ class FakePayer:
 
     def __init__(self, funds: int = 10**9) -> None:
         self.funds = funds
+        self.down = False
         self.paid: dict[PeerId, int] = defaultdict(int)
         self.bills: set[str] = set()
 
     async def authorise(self, payee: PeerId, limit: Credits) -> bytes:
+        if self.down:
+            raise BootstrapUnreachableError("the bootstrap did not answer")
         if limit > self.funds:
             raise CreditError("the account does not cover it")
         return b"hold %d" % limit

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from hivemind_p2p.errors import (
+    BootstrapUnreachableError,
     CheckpointError,
     ConfigurationError,
     CreditError,
@@ -81,6 +82,7 @@ async def test_three_peers_write_what_one_process_writes(family: str, tmp_path: 
     async with loaded(tmp_path, family=family) as (hive, model, _):
         assert await model.generate(PROMPT, max_new_tokens=12) == tiny.expected(family, PROMPT, 12)
         assert [len(host.host.stages) for host in hive.living()] == [1, 1, 1]
+        assert model.name == family
 
 
 async def test_one_peer_hosts_all_stages_and_speaks_to_itself(tmp_path: Path) -> None:
@@ -262,6 +264,9 @@ async def test_a_caller_without_funds(tmp_path: Path) -> None:
     async with loaded(tmp_path, paid=True) as (hive, model, _):
         hive.caller.payer.funds = 1
         with pytest.raises(CreditError, match="does not cover"):
+            await model.generate(PROMPT, max_new_tokens=4)
+        hive.caller.payer.down = True
+        with pytest.raises(BootstrapUnreachableError):
             await model.generate(PROMPT, max_new_tokens=4)
         await idle(hive)
 
