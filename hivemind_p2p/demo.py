@@ -6,7 +6,6 @@ Nothing here is staged: the steps below use the public interface that a notebook
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -86,6 +85,8 @@ class Demo:
         names = {row.peer_id: row.name for row in self.others()}
         tasks = {peer: bars.add_task(name, total=None, state="waiting") for peer, name in names.items()}
 
+        states: dict[PeerId, str] = {}
+
         def show(progress: LoadProgress) -> None:
             for peer, host in progress.hosts.items():
                 if peer not in tasks or host.span is None:
@@ -99,10 +100,15 @@ class Demo:
                 )
                 if host.wanted_bytes:
                     self.fetched[peer] = f"{host.done_bytes / 1e6:.1f} MB"
+            now = {peer: host.state_name for peer, host in progress.hosts.items()}
+            if now != states:
+                states.update(now)
+                live.update(Group(self.table(self.others()), bars))
 
-        with self.live(bars):
+        with self.live(bars) as live:
             model = self.hive.load_model(link, progress=show)
         whole = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+        self.console.print(self.table(self.others()))
         self.console.print(
             f"each peer fetched only the pieces that hold its own layers; the whole folder is {whole:.1f} MB"
         )
@@ -211,7 +217,19 @@ def run_demo(*, peers: int, model: Path | None, prompt: str, save_svg: Path | No
         save_svg: A file that takes a picture of the output.
     """
     console = Console(record=save_svg is not None, width=100 if save_svg else None)
-    folder = model or MODEL
+    started = time.perf_counter()
+    try:
+        _steps(console, peers, model or MODEL, prompt)
+    except KeyboardInterrupt:
+        console.print("stopped; every process has ended and every folder is gone")
+        raise
+    seconds = time.perf_counter() - started
+    console.print(f"done in {seconds:.0f} s; every process has ended and every folder is gone")
+    if save_svg is not None:
+        console.save_svg(str(save_svg), title="hivemind-peer demo")
+
+
+def _steps(console: Console, peers: int, folder: Path, prompt: str) -> None:
     started = time.perf_counter()
     console.print(Rule("1  a hive on this machine", align="left"))
     with console.status(f"starting a bootstrap and {peers} peers, each a process of its own"):
@@ -219,7 +237,6 @@ def run_demo(*, peers: int, model: Path | None, prompt: str, save_svg: Path | No
     with hive:
         steps = Demo(hive, console)
         console.print(f"ready after {time.perf_counter() - started:.1f} s; status page at {hive.nodes.http}")
-        console.print(steps.table(steps.others()))
         console.print(Rule("2  a checkpoint becomes pieces, pieces become stages", align="left"))
         loaded = steps.share_and_load(folder)
         console.print(Rule("3  a prompt goes round the ring", align="left"))
@@ -228,7 +245,3 @@ def run_demo(*, peers: int, model: Path | None, prompt: str, save_svg: Path | No
         steps.run_tasks()
         console.print(Rule("5  work is paid", align="left"))
         steps.settle()
-    seconds = time.perf_counter() - started
-    console.print(f"done in {seconds:.0f} s; every process has ended and every folder is gone")
-    if save_svg is not None:
-        console.save_svg(str(save_svg), title=f"hivemind-peer demo (Python {platform.python_version()})")

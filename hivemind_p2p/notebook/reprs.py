@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hivemind_p2p.hive import Hive
     from hivemind_p2p.job import Job, JobList
-    from hivemind_p2p.views import Balance, PeerList, Statement
+    from hivemind_p2p.views import Balance, Ledger, PeerList, Statement
 
 _NUMERIC = frozenset({"cpus", "memory", "credits", "cost", "available", "held"})
 """Columns of numbers, set flush right."""
@@ -97,6 +97,13 @@ def statement_html(statement: Statement) -> str:
     """An account's rows in the ledger."""
     rows = [(f"{row.time:%H:%M:%S}", f"{row.amount:+.6f}", row.what, row.counterparty) for row in statement]
     return table("Statement", ("time", "credits", "what", "with"), rows, note="newest first")
+
+
+def ledger_html(ledger: Ledger) -> str:
+    """Totals by account."""
+    rows = [(row.name, f"{row.earned:.6f}", f"{row.paid:.6f}", f"{row.balance:.6f}") for row in ledger]
+    note = f"all rows sum to {ledger.sum}"
+    return table("Ledger", ("account", "earned", "paid", "balance"), rows, note=note)
 
 
 def job_html(job: Job[Any]) -> str:
