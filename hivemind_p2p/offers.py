@@ -31,7 +31,9 @@ MOST_STAGES = 256
 MOST_TASK_TYPES = 256
 MOST_ADDRESSES = 16
 LONGEST_TEXT = 512
-"""Bounds on what one offer may hold: far above what an honest peer needs, and small in memory."""
+LARGEST_AMOUNT = 2**63 - 1
+"""Bounds on what one offer may hold: far above what an honest peer needs, and small in memory. Amounts fit the signed
+64 bits that the ledger's database and most other programs count with."""
 
 _events = telemetry.source("offers")
 
@@ -169,6 +171,8 @@ def decode(record: Record) -> Offer:
 
 def _check(message: offers_pb2.Offer, record: Record) -> None:
     texts = (message.name, *message.addresses, *message.task_types, *(stage.link for stage in message.stages))
+    prices = message.prices
+    amounts = (message.memory_bytes, prices.per_task, prices.per_cpu_second, prices.per_layer_token)
     fits = (
         len(message.stages) <= MOST_STAGES
         and len(message.task_types) <= MOST_TASK_TYPES
@@ -177,6 +181,7 @@ def _check(message: offers_pb2.Offer, record: Record) -> None:
         and math.isfinite(message.cpus)
         and message.cpus >= 0
         and all(stage.start < stage.stop for stage in message.stages)
+        and all(amount <= LARGEST_AMOUNT for amount in amounts)
     )
     if not fits:
         raise RecordError(f"the offer of {record.signer} holds values that no honest peer sends")
