@@ -193,7 +193,9 @@ def _local(path: Path | str) -> Path:
 
 def new_job(function: Callable[..., Any]) -> Job[Any]:
     """A job with an id of its own, named after its function."""
-    return Job(uuid.uuid4().hex, getattr(function, "__qualname__", type(function).__name__))
+    from hivemind_p2p.notebook.tracebacks import source_file
+
+    return Job(uuid.uuid4().hex, getattr(function, "__qualname__", type(function).__name__), source_file(function))
 
 
 class Hive:

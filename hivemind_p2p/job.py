@@ -12,7 +12,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
-from hivemind_p2p.errors import TaskTimeoutError
+from hivemind_p2p.errors import TaskFailedError, TaskTimeoutError
 from hivemind_p2p.types import CREDIT, Credits, PeerId
 
 T = TypeVar("T")
@@ -26,10 +26,11 @@ class Job(Future[T], Generic[T]):
         peer: Who runs or ran it; None until a peer took it.
     """
 
-    def __init__(self, job_id: str, name: str = "") -> None:
+    def __init__(self, job_id: str, name: str = "", source: str | None = None) -> None:
         super().__init__()
         self.id = job_id
         self.name = name
+        self._source = source
         self._stage = "PENDING"
         self.peer: PeerId | None = None
         self._cost = Credits(0)
@@ -83,6 +84,10 @@ class Job(Future[T], Generic[T]):
 
     def fail(self, error: BaseException) -> None:
         """Puts an error in, unless the job was cancelled in the meantime."""
+        if isinstance(error, TaskFailedError):
+            from hivemind_p2p.notebook.tracebacks import localised
+
+            error.remote_traceback = localised(error.remote_traceback, self._source)
         with suppress(InvalidStateError):
             self.set_exception(error)
 

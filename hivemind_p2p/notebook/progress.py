@@ -125,9 +125,15 @@ def fetch_view(*, shown: bool) -> Iterator[Callable[[FetchProgress], None]]:
         def show(progress: FetchProgress) -> None:
             if drawn is not None:
                 text = f"{progress.done_bytes / 2**20:.1f} of {progress.wanted_bytes / 2**20:.1f} MiB"
-                drawn.show(progress.done_bytes, progress.wanted_bytes, f"{text} from {progress.sources} sources")
+                drawn.show(
+                    progress.done_bytes, progress.wanted_bytes, f"{text} from {_counted(progress.sources, 'source')}"
+                )
 
         yield show
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 @contextmanager
