@@ -69,7 +69,7 @@ class AsyncHive:
     def start_packed(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
         """Starts a function that is packed already; called on the trio thread."""
         if self._closed:
-            job.cancel()
+            job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
             return
         self._nursery.start_soon(self._run, job, payload, needs)
 
@@ -183,8 +183,10 @@ async def open_hive(
         )
     async with open_peer(chosen) as peer, trio.open_nursery() as nursery:
         hive = AsyncHive(peer, nursery)
-        yield hive
-        hive.close()
+        try:
+            yield hive
+        finally:
+            hive.close()
 
 
 def _local(path: Path | str) -> Path:
@@ -448,8 +450,10 @@ class _Life:
             async with open_peer(self._settings) as peer, trio.open_nursery() as nursery:
                 hive = AsyncHive(peer, nursery)
                 self._opened.set_result(hive)
-                await self._closing.wait()
-                hive.close()
+                try:
+                    await self._closing.wait()
+                finally:
+                    hive.close()  # also where a service failed: what is submitted from now on must not wait for ever
         except BaseException as error:
             if not self._opened.done():
                 self._opened.set_exception(_cause(error))

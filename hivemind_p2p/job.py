@@ -6,6 +6,7 @@ waited for from a script (`job.result()`), from a notebook cell (`await job`) an
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, wait
 from contextlib import suppress
@@ -31,6 +32,8 @@ class Job(Future[T], Generic[T]):
         self.id = job_id
         self.name = name
         self._source = source
+        # Whoever waits and the hive that closes may both cancel; the future may be told once only.
+        self._cancelling = threading.RLock()
         self._stage = "PENDING"
         self.peer: PeerId | None = None
         self._cost = Credits(0)
@@ -59,9 +62,12 @@ class Job(Future[T], Generic[T]):
 
     def cancel(self) -> bool:
         """Ends the job and its remote work. False if it was done already."""
-        if not super().cancel():
-            return False
-        self.set_running_or_notify_cancel()  # tells concurrent.futures.wait and as_completed
+        with self._cancelling:
+            if self.cancelled():
+                return True
+            if not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()  # tells concurrent.futures.wait and as_completed
         if self._end_remote_work is not None:
             self._end_remote_work()
         return True
@@ -165,7 +171,7 @@ class JobList(list[Job[T]]):
 
     def cancel(self) -> int:
         """Cancels what is not done and returns how many those were."""
-        return sum(job.cancel() for job in self)
+        return sum(job.cancel() for job in self if not job.done())
 
     def __await__(self) -> Generator[Any, Any, list[T]]:
         return self._gather().__await__()
