@@ -281,10 +281,12 @@ class GenerationRun:
             request = self._request(chosen, index, generation_id, payment)
             try:
                 channel = await self._network.open(hop.peer, wire.PROTOCOL, deadline=OPEN_DEADLINE)
-                opened[index] = Leg(hop, channel, request, self._limit(hop))
+                opened[index] = Leg(hop, channel, request, self._payer, self._limit(hop))
                 await opened[index].open()
             except HivemindError as error:
                 failed[hop.peer] = error
+                if self._payer is not None and index not in opened:
+                    self._payer.release(hop.peer, self._limit(hop))
 
         try:
             async with trio.open_nursery() as nursery:
@@ -352,7 +354,7 @@ class GenerationRun:
 
     async def _pay(self, leg: Leg) -> None:
         try:
-            cost = await leg.settle(self._payer)
+            cost = await leg.settle()
             self.cost = Credits(self.cost + cost)
         except HivemindError as error:
             _events.warning("not_settled", peer=leg.hop.peer, reason=error.message)

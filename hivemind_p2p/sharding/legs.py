@@ -37,11 +37,15 @@ class Heard:
 class Leg:
     """The conversation with one stage of a route."""
 
-    def __init__(self, hop: Hop, channel: Channel, request: wire.OpenRequest, limit: Credits) -> None:
+    def __init__(
+        self, hop: Hop, channel: Channel, request: wire.OpenRequest, payer: Payer | None, limit: Credits
+    ) -> None:
         self.hop = hop
         self.channel = channel
         self._request = request
+        self._payer = payer
         self._limit = limit
+        self._settled = payer is None
         self._answers, self._answered = trio.open_memory_channel[pb.FromStage](8)
         self.lost = False
         self._listening = trio.CancelScope(shield=True)
@@ -67,7 +71,10 @@ class Leg:
                 events.send_nowait(Heard(attempt, self.hop.peer, blamed=self.hop.peer, error=error))
 
     async def close(self) -> None:
-        """Ends the conversation, and the listening."""
+        """Ends the conversation, and the listening; what was set aside for it and not paid is free again."""
+        if self._payer is not None and not self._settled:
+            self._settled = True
+            self._payer.release(self.hop.peer, self._limit)
         self._listening.cancel()
         with trio.CancelScope(deadline=trio.current_time() + CLOSE_DEADLINE, shield=True):
             await self.channel.aclose()
@@ -102,7 +109,7 @@ class Leg:
         except (trio.TooSlowError, HivemindError):
             return Health(peer, None, None)
 
-    async def settle(self, payer: Payer | None) -> Credits:
+    async def settle(self) -> Credits:
         """Ends the generation on the stage and pays what it bills; returns what that was.
 
         Raises:
@@ -110,11 +117,12 @@ class Leg:
         """
         await self.channel.send(pb.ToStage(close=pb.Close()))
         bill = await self._answer("receipt")
-        if payer is None or not bill.receipt.receipt:
+        if self._payer is None or not bill.receipt.receipt:
             return Credits(0)
-        cost, payment = await payer.pay(
+        cost, payment = await self._payer.pay(
             self.hop.peer, bill.receipt.receipt, work_id=self._request.work_id, limit=self._limit
         )
+        self._settled = True
         await self.channel.send(pb.ToStage(payment=pb.Payment(payment=payment)))
         await self.channel.send_eof()
         await self._ended()

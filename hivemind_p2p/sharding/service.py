@@ -168,11 +168,22 @@ class StageService:
         key = (request.generation_id, request.index)
         if key in self._sessions:
             raise GenerationError("a generation of this name is going on already")
-        if self._earner is not None:
-            limit = Credits(len(request.span) * request.room * self._prices.per_layer_token)
-            await self._earner.admit(channel.remote, request.payment, limit=limit)
-        self._pool.reserve(key, request.room * stage.cache_bytes_per_token, f"{request.room} tokens")
         session = StageSession(self._network, stage, loaded.limiter, channel, request, self._earner, self._prices)
+        if self._earner is None:
+            await self._hold_session(key, session, channel)
+            return
+        limit = Credits(len(request.span) * request.room * self._prices.per_layer_token)
+        await self._earner.admit(channel.remote, request.payment, limit=limit)
+        try:
+            await self._hold_session(key, session, channel)
+        finally:
+            if not session.billed:
+                self._earner.dismiss(channel.remote, limit=limit)
+
+    async def _hold_session(self, key: tuple[bytes, int], session: StageSession, channel: Channel) -> None:
+        """Runs a session in the room that is reserved for it."""
+        room = session.request.room
+        self._pool.reserve(key, room * session.cache_bytes_per_token, f"{room} tokens")
         self._sessions[key] = session
         self._generations += 1
         try:

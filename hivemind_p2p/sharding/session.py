@@ -95,6 +95,7 @@ class StageSession:
         self._stage = stage
         self._limiter = limiter
         self._control = control
+        self.billed = False
         self._earner = earner
         self._prices = prices
         self._cache: Any = None
@@ -106,6 +107,11 @@ class StageSession:
         self._received = self._done = 0
         self._computed_tokens = 0
         self._over = False
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """What a token of this generation takes in the stage's cache."""
+        return self._stage.cache_bytes_per_token
 
     async def run(self) -> None:
         """Serves the generation until the caller ends it.
@@ -171,6 +177,7 @@ class StageSession:
         caller = self._control.remote
         amount = Credits(len(self.request.span) * self._computed_tokens * self._prices.per_layer_token)
         what = f"layers {self.request.span} for {self._computed_tokens} tokens"
+        self.billed = True
         receipt = await self._earner.bill(caller, work_id=self.request.work_id, amount=amount, what=what)
         await wire.send(self._control, pb.FromStage(receipt=pb.Receipt(receipt=receipt)), defaults.REQUEST_DEADLINE)
         answer = await wire.receive(self._control, pb.ToStage, defaults.IDLE_DEADLINE, "pay")

@@ -66,6 +66,7 @@ class _Course:
 
     spec: TaskSpec
     listener: StateListener | None
+    paid: bool = False
     state: TaskState = TaskState.PENDING
     excluded: set[PeerId] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
@@ -157,7 +158,10 @@ class TaskClient:
                 raise (course.summary(last) if last is not None else error) from last
             try:
                 payment = await self._authorise(offer, spec)
-                return await self._attempt(course, offer, payment)
+                try:
+                    return await self._attempt(course, offer, payment)
+                finally:
+                    self._take_back(course, offer)
             except _LostError as lost:
                 last = lost.error
                 await self._after_failure(course, offer.peer.peer_id, last)
@@ -168,6 +172,12 @@ class TaskClient:
         if self._payer is None:
             return b""
         return await self._payer.authorise(offer.peer.peer_id, spec.max_cost)
+
+    def _take_back(self, course: _Course, offer: Offer) -> None:
+        """Frees what was set aside for an attempt that will not be billed."""
+        if self._payer is not None and not course.paid:
+            self._payer.release(offer.peer.peer_id, course.spec.max_cost)
+        course.paid = False
 
     async def _after_failure(self, course: _Course, peer: PeerId, error: HivemindError) -> None:
         """Decides whether and when this peer, and this task, are tried again."""
@@ -230,7 +240,7 @@ class TaskClient:
             except HivemindError as error:
                 # Whatever one worker says or suffers, another need not.
                 raise _LostError(error) from error
-            cost = await self._settle(course.spec, channel, finished)
+            cost = await self._settle(course, channel, finished)
             in_order = cost is not None
         finally:
             if in_order:
@@ -242,17 +252,18 @@ class TaskClient:
         usage, output = wire.read_usage(finished), wire.printable(finished.report.output)
         return TaskResult(value, cost or Credits(0), channel.remote, usage, output)
 
-    async def _settle(self, spec: TaskSpec, channel: Channel, finished: tasks_pb2.Finished) -> Credits | None:
+    async def _settle(self, course: _Course, channel: Channel, finished: tasks_pb2.Finished) -> Credits | None:
         """Pays a bill. A wrong one is not paid (None), and its sender gets no tasks for a while; the value stays."""
         if self._payer is None or not finished.receipt:
             return Credits(0)
-        peer = channel.remote
+        spec, peer = course.spec, channel.remote
         try:
             cost, payment = await self._payer.pay(peer, finished.receipt, work_id=spec.task_id, limit=spec.max_cost)
         except CreditError as error:
             _events.warning("bill_refused", task=spec.task_id, peer=peer, error=error.message)
             self._dispatcher.leave_alone(peer, MISTRUST)
             return None
+        course.paid = True
         try:
             with trio.move_on_after(wire.SILENCE_DEADLINE):
                 await channel.send(tasks_pb2.FromCaller(settled=tasks_pb2.Settled(payment=payment)))

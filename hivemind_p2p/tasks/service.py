@@ -123,23 +123,33 @@ class TaskService:
         registry.task_type(spec.task_type)
         if self._earner is not None:
             await self._earner.admit(channel.remote, payment, limit=spec.max_cost)
-        ticket = next(self._tickets)
-        self._admission.submit(ticket, spec.needs)
-        self._turns[ticket] = trio.Event()
-        self._next_turns()
-        outcome = await self._run_unless_cancelled(channel, spec, ticket)
+        amount, receipt = Credits(0), b""
+        try:
+            outcome = await self._wait_and_run(channel, spec)
+            if outcome is not None:
+                amount, receipt = await self._bill(channel.remote, spec, outcome)
+        finally:
+            if self._earner is not None and not receipt:
+                self._earner.dismiss(channel.remote, limit=spec.max_cost)
         if outcome is None:
             self._cancelled += 1
             _events.info("task_cancelled", task=spec.task_id, caller=channel.remote)
             return False
         self._completed += not outcome.error_code
         self._failed += bool(outcome.error_code)
-        await self._finish(channel, spec, outcome)
+        await self._deliver(channel, spec, outcome, receipt)
+        if receipt and self._earner is not None:
+            await self._collect(channel, self._earner, spec, amount)
         return True
 
     # -- waiting and running -----------------------------------------------------------------------------------------
 
-    async def _run_unless_cancelled(self, channel: Channel, spec: TaskSpec, ticket: int) -> Outcome | None:
+    async def _wait_and_run(self, channel: Channel, spec: TaskSpec) -> Outcome | None:
+        """The outcome, or None if the caller gave the task up."""
+        ticket = next(self._tickets)
+        self._admission.submit(ticket, spec.needs)
+        self._turns[ticket] = trio.Event()
+        self._next_turns()
         outcome: Outcome | None = None
         async with trio.open_nursery() as nursery:
             scope = nursery.cancel_scope
@@ -197,8 +207,7 @@ class TaskService:
 
     # -- result and payment ------------------------------------------------------------------------------------------
 
-    async def _finish(self, channel: Channel, spec: TaskSpec, outcome: Outcome) -> None:
-        amount, receipt = await self._bill(channel.remote, spec, outcome)
+    async def _deliver(self, channel: Channel, spec: TaskSpec, outcome: Outcome, receipt: bytes) -> None:
         with trio.fail_after(wire.transfer_deadline(len(outcome.payload))):
             if len(outcome.payload) <= wire.INLINE_BYTES:
                 await channel.send(wire.finished_message(outcome, receipt), outcome.payload)
@@ -206,8 +215,6 @@ class TaskService:
                 await channel.send(wire.finished_message(outcome, receipt, value_bytes=len(outcome.payload)))
                 await channel.send(tasks_pb2.FromWorker(value=tasks_pb2.Value()), outcome.payload)
         _events.info("task_finished", task=spec.task_id, caller=channel.remote, error=outcome.error_code or None)
-        if receipt and self._earner is not None:
-            await self._collect(channel, self._earner, spec, amount)
 
     async def _bill(self, caller: PeerId, spec: TaskSpec, outcome: Outcome) -> tuple[Credits, bytes]:
         if self._earner is None or outcome.error_code in _UNBILLED:

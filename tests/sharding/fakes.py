@@ -157,6 +157,7 @@ class FakePayer:
     def __init__(self, funds: int = 10**9) -> None:
         self.funds = funds
         self.down = False
+        self.reserved = 0
         self.paid: dict[PeerId, int] = defaultdict(int)
         self.bills: set[str] = set()
 
@@ -165,7 +166,11 @@ class FakePayer:
             raise BootstrapUnreachableError("the bootstrap did not answer")
         if limit > self.funds:
             raise CreditError("the account does not cover it")
+        self.reserved += limit
         return b"hold %d" % limit
+
+    def release(self, payee: PeerId, limit: Credits) -> None:
+        self.reserved -= limit
 
     async def pay(self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits) -> tuple[Credits, bytes]:
         billed_id, amount = receipt.decode().split()
@@ -173,20 +178,27 @@ class FakePayer:
             raise VoucherError(f"{receipt!r} is no receipt for {work_id}")
         self.bills.add(work_id)
         self.paid[payee] += int(amount)
+        self.reserved -= limit
         return Credits(int(amount)), b"paid %d" % int(amount)
 
 
 class FakeEarner:
     def __init__(self) -> None:
         self.earned = 0
+        self.reserved = 0
         self._billed = 0
 
     async def admit(self, payer: PeerId, payment: bytes, *, limit: Credits) -> None:
         if payment != b"hold %d" % limit:
             raise PaymentRequiredError(f"a hold of {limit} is due")
+        self.reserved += 1
+
+    def dismiss(self, payer: PeerId, *, limit: Credits) -> None:
+        self.reserved -= 1
 
     async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
         self._billed = amount
+        self.reserved -= 1
         return f"{work_id} {amount}".encode()
 
     async def collect(self, payer: PeerId, payment: bytes) -> None:

@@ -250,6 +250,8 @@ async def test_each_stage_is_paid_for_its_layers_and_tokens(tmp_path: Path) -> N
         assert tokens.cost == model.cost == 5 * (len(PROMPT) + 7)
         assert sum(host.earner.earned for host in hive.hosts) == model.cost
         assert all(host.earner.earned for host in hive.hosts)
+        assert hive.caller.payer.reserved == 0
+        assert [host.earner.reserved for host in hive.hosts] == [0] * len(hive.hosts)
 
 
 async def test_after_a_death_the_others_are_paid_for_both_routes(tmp_path: Path) -> None:
@@ -258,6 +260,7 @@ async def test_after_a_death_the_others_are_paid_for_both_routes(tmp_path: Path)
         assert len(written) == len(PROMPT) + NEW
         await idle(hive)
         assert sum(host.earner.earned for host in hive.hosts) == model.cost > 5 * (len(PROMPT) + NEW - 1)
+        assert hive.caller.payer.reserved == 0, "what the dead stage was promised is free again"
 
 
 async def test_a_caller_without_funds(tmp_path: Path) -> None:
@@ -269,6 +272,7 @@ async def test_a_caller_without_funds(tmp_path: Path) -> None:
         with pytest.raises(BootstrapUnreachableError):
             await model.generate(PROMPT, max_new_tokens=4)
         await idle(hive)
+        assert hive.caller.payer.reserved == 0
 
 
 async def test_a_caller_without_an_account(tmp_path: Path) -> None:

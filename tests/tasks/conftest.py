@@ -59,14 +59,19 @@ class FakeExecutor:
 
 class FakeTill:
     def __init__(self):
-        self.bills, self.collected = {}, []
+        self.bills, self.collected, self.reserved = {}, [], 0
 
     async def admit(self, payer, payment, *, limit):
         if payment != b"hold":
             raise PaymentRequiredError("no hold covers this")
+        self.reserved += 1
+
+    def dismiss(self, payer, *, limit):
+        self.reserved -= 1
 
     async def bill(self, payer, *, work_id, amount, what):
         self.bills[work_id] = amount
+        self.reserved -= 1
         return f"{work_id} {amount}".encode()
 
     async def collect(self, payer, payment):
@@ -77,16 +82,21 @@ class FakeTill:
 
 class FakePurse:
     def __init__(self, hold):
-        self.hold, self.paid = hold, {}
+        self.hold, self.paid, self.reserved = hold, {}, 0
 
     async def authorise(self, payee, limit):
+        self.reserved += limit
         return self.hold
+
+    def release(self, payee, limit):
+        self.reserved -= limit
 
     async def pay(self, payee, receipt, *, work_id, limit):
         name, amount = receipt.decode().rsplit(" ", 1)
         if name != work_id or int(amount) > limit:
             raise VoucherError("the receipt is wrong")
         self.paid[work_id] = int(amount)
+        self.reserved -= limit
         return Credits(int(amount)), b"voucher for " + receipt
 
 
@@ -121,6 +131,10 @@ class Hive:
     client: TaskClient
     purse: FakePurse | None
     states: list = field(default_factory=list)
+
+    def assert_nothing_is_set_aside(self):
+        assert self.purse.reserved == 0
+        assert [worker.till.reserved for worker in self.workers] == [0] * len(self.workers)
 
     async def run(self, payload, task_id="t", *, needs=None, max_cost=10_000):
         spec = TaskSpec(task_id, "function/1", payload.encode(), needs or Needs(seconds=60), Credits(max_cost))

@@ -94,6 +94,7 @@ async def test_work_is_billed_and_paid(nursery, make_hive, autojump_clock):
     await trio.testing.wait_all_tasks_blocked()
     assert till.collected == [b"voucher for t 2100"]
     assert hive.workers[0].service.statistics().earned == 2100
+    hive.assert_nothing_is_set_aside()
 
 
 async def test_a_bill_is_never_above_what_was_allowed(nursery, make_hive, autojump_clock):
@@ -110,6 +111,7 @@ async def test_a_function_that_raised_is_billed_and_a_crash_is_not(nursery, make
     with pytest.raises(TaskCrashedError):
         await hive.run(f"report {TaskCrashedError.code()}", "crashed")
     assert hive.purse.paid == {"failed": 2100}
+    hive.assert_nothing_is_set_aside()
 
 
 async def test_without_a_hold_nothing_runs(nursery, make_hive, autojump_clock):
@@ -117,6 +119,27 @@ async def test_without_a_hold_nothing_runs(nursery, make_hive, autojump_clock):
     with pytest.raises(PaymentRequiredError, match="1 earlier attempts"):
         await hive.run("hello")
     assert not any(worker.executor.ran for worker in hive.workers)
+    hive.assert_nothing_is_set_aside()
+
+
+async def test_what_was_set_aside_for_a_task_that_is_cancelled_or_lost_is_free_again(
+    nursery, make_hive, autojump_clock
+):
+    hive = make_hive(nursery, 2, paid=True)
+    with trio.move_on_after(3):
+        await hive.run("sleep 1000", "cancelled")
+    await trio.testing.wait_all_tasks_blocked()
+    hive.assert_nothing_is_set_aside()
+
+    async def kill_whoever_has_it():
+        await trio.sleep(1)
+        peer = next(peer for state, peer in reversed(hive.states) if state == "running")
+        hive.network.kill(peer)
+
+    nursery.start_soon(kill_whoever_has_it)
+    await hive.run("sleep 5", "lost")
+    assert hive.purse.paid.keys() == {"lost"}
+    assert hive.purse.reserved == 0
 
 
 async def test_a_forged_bill_is_not_paid_and_its_sender_is_avoided(nursery, make_hive, autojump_clock):
