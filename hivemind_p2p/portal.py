@@ -13,9 +13,12 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -49,12 +52,28 @@ class Portal:
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("this is the trio thread: await the async method, do not call the synchronous one")
-        future = self.start(function, *args)
+        with self._cancelling(function) as cancellable:
+            return self.start(cancellable, *args).result(timeout)
+
+    @contextmanager
+    def _cancelling(self, function: Callable[..., Awaitable[T]]) -> Iterator[Callable[..., Awaitable[T]]]:
+        """`function`, which is cancelled if the block ends with an error: a timeout, or Ctrl-C in the waiting thread.
+
+        The scope is made before the task is started: Ctrl-C can come at any moment, also between the start of the
+        task and the return of `start` with its future.
+        """
+        scope = trio.CancelScope()
+
+        async def cancellable(*args: Any) -> T:
+            with scope:
+                return await function(*args)
+            raise CancelledError
+
         try:
-            return future.result(timeout)
+            yield cancellable
         except BaseException:
-            # Only has an effect where the task still runs: a timeout, or Ctrl-C in the waiting thread.
-            future.cancel()
+            with suppress(RuntimeError):  # the portal has ended, and everything in it
+                self._portal.start_task_soon(scope.cancel)
             raise
 
     def call_watched(self, function: Callable[[Callable[[U], None]], Awaitable[T]], show: Callable[[U], None]) -> T:
@@ -63,15 +82,12 @@ class Portal:
         Widgets may only be touched from the kernel's thread, which is why `show` never runs on the trio thread.
         """
         reports: SimpleQueue[tuple[U] | None] = SimpleQueue()
-        future = self.start(function, lambda report: reports.put((report,)))
-        future.add_done_callback(lambda _: reports.put(None))
-        try:
+        with self._cancelling(function) as cancellable:
+            future = self.start(cancellable, lambda report: reports.put((report,)))
+            future.add_done_callback(lambda _: reports.put(None))
             while (report := reports.get()) is not None:
                 show(report[0])
-        except BaseException:
-            future.cancel()
-            raise
-        return future.result()
+            return future.result()
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """Iterates over an async iterator from outside; leaving the loop early closes it."""
