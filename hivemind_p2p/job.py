@@ -18,6 +18,9 @@ from hivemind_p2p.types import CREDIT, Credits, PeerId
 
 T = TypeVar("T")
 
+INTERRUPT_SECONDS = 0.2
+"""How soon an interrupted notebook cell that awaits a job notices; looking costs some microseconds."""
+
 
 class Job(Future[T], Generic[T]):
     """One task that runs, or ran, on some peer.
@@ -129,12 +132,10 @@ class Job(Future[T], Generic[T]):
 
 async def _wait(job: Job[T]) -> T:
     """Waits in whichever event loop this is: asyncio in a notebook, trio in a program of its own."""
-    import asyncio
-
     import sniffio
 
     if sniffio.current_async_library() == "asyncio":
-        return await asyncio.wrap_future(job)
+        return await _wait_in_asyncio(job)
     import trio
 
     token, done = trio.lowlevel.current_trio_token(), trio.Event()
@@ -145,6 +146,20 @@ async def _wait(job: Job[T]) -> T:
         job.cancel()
         raise
     return job.result(timeout=0)
+
+
+async def _wait_in_asyncio(job: Job[T]) -> T:
+    import asyncio
+
+    future = asyncio.wrap_future(job)
+    try:
+        # A kernel notes an interrupt in a signal handler, which does not wake a loop that waits; this does.
+        while not future.done():
+            await asyncio.wait([future], timeout=INTERRUPT_SECONDS)
+    except asyncio.CancelledError:
+        job.cancel()
+        raise
+    return future.result()
 
 
 class JobList(list[Job[T]]):
