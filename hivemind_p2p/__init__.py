@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hivemind_p2p import errors
-    from hivemind_p2p.hive import AsyncHive, Hive, connect, open_hive
+    from hivemind_p2p.async_hive import AsyncHive, open_hive
+    from hivemind_p2p.hive import Hive, connect
     from hivemind_p2p.identity import Identity
     from hivemind_p2p.job import Job, JobList
     from hivemind_p2p.local import local_hive
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncHive": "hive",
+    "AsyncHive": "async_hive",
     "Hive": "hive",
     "Identity": "identity",
     "Job": "job",
@@ -49,7 +50,7 @@ _HOMES = {
     "Prices": "types",
     "connect": "hive",
     "local_hive": "local",
-    "open_hive": "hive",
+    "open_hive": "async_hive",
 }
 
 __all__ = [

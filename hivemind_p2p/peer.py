@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 GOODBYE_DEADLINE = 3.0
 """Seconds for withdrawing the offer and settling: a peer that leaves must not wait for those that are gone."""
 
+_NAME_A_BOOTSTRAP = (
+    "Name one with bootstrap=... or --bootstrap, HIVEMIND_P2P_BOOTSTRAP or config.toml; or try hm.local_hive()."
+)
+
 _events = telemetry.source("peer")
 
 
@@ -107,7 +111,7 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
         PortInUseError: The port to listen on is taken.
     """
     if settings.bootstrap is None:
-        raise ConfigurationError("no bootstrap is known", hint="Name one with --bootstrap /ip4/.../tcp/.../p2p/...")
+        raise ConfigurationError("no bootstrap is known", hint=_NAME_A_BOOTSTRAP)
     bootstrap = split_peer(settings.bootstrap)
     async with AsyncExitStack() as stack:
         folder = _data_folder(settings, stack)

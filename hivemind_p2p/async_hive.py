@@ -1,0 +1,184 @@
+"""The hive for programs that run trio: what `Hive` crosses the portal to, and what owns the peer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from hivemind_p2p import config, telemetry
+from hivemind_p2p.errors import AccountRequiredError, ConfigurationError, HivemindError
+from hivemind_p2p.job import Job, JobList
+from hivemind_p2p.model import AsyncModel
+from hivemind_p2p.peer import Peer, open_peer
+from hivemind_p2p.types import Credits, Link, Needs
+from hivemind_p2p.views import Balance, Ledger, PeerList, Statement, peer_rows
+
+if TYPE_CHECKING:
+    from hivemind_p2p.interfaces import Progress
+    from hivemind_p2p.sharding.model import LoadProgress
+
+T = TypeVar("T")
+
+_events = telemetry.source("hive")
+
+MAX_COST = Credits(1_000_000)
+"""One credit: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
+
+
+class AsyncHive:
+    """A connection to a hive, for programs that run trio. Made by `open_hive`."""
+
+    def __init__(self, peer: Peer, nursery: trio.Nursery) -> None:
+        self.peer = peer
+        self._nursery = nursery
+        self._closed = False
+        self._token = trio.lowlevel.current_trio_token()
+
+    def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
+        """Starts ``function(*args, **kwargs)`` on some peer; await the job for its result.
+
+        Raises:
+            NotSerializableError: The function or an argument cannot be packed.
+        """
+        from hivemind_p2p.tasks.library.function import pack
+
+        job = new_job(function)
+        self.start_packed(job, pack(function, args, kwargs), needs or Needs())
+        return job
+
+    def map(self, function: Callable[[Any], T], items: Iterable[Any], *, needs: Needs | None = None) -> JobList[T]:
+        """Starts ``function(item)`` for each item; the jobs are in the order of the items."""
+        return JobList(self.submit(function, item, needs=needs) for item in items)
+
+    def start_packed(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
+        """Starts a function that is packed already; called on the trio thread."""
+        if self._closed:
+            job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
+            return
+        self._nursery.start_soon(self._run, job, payload, needs)
+
+    async def _run(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
+        from hivemind_p2p.tasks.library.function import NAME
+        from hivemind_p2p.tasks.spec import TaskSpec
+
+        spec = TaskSpec(task_id=job.id, task_type=NAME, payload=payload, needs=needs, max_cost=MAX_COST)
+        try:
+            with trio.CancelScope() as scope:
+                job.when_cancelled(lambda: self.from_anywhere(scope.cancel))
+                result = await self.peer.tasks.run(spec, on_state=lambda state, peer: job.moved(state.name, peer))
+                job.complete(result.value, peer=result.peer, cost=result.cost)
+        except Exception as error:
+            # Whatever it is belongs to the job's owner; one bad task must not end the hive.
+            if not isinstance(error, HivemindError):
+                _events.error("job_broke", job=job.id, exc_info=error)
+            job.fail(error)
+        finally:
+            job.cancel()  # only has an effect where the hive closes while the job is under way
+
+    def from_anywhere(self, function: Callable[[], None]) -> None:
+        """Runs `function` on the trio thread soon; may be called from any thread."""
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            return  # the work ended with the loop
+
+    def close(self) -> None:
+        """Cancels what runs. Leaving `open_hive` does this."""
+        self._closed = True
+        self._nursery.cancel_scope.cancel()
+
+    async def share(self, path: Path | str) -> Link:
+        """Shares a file or folder from where it lies, for as long as this hive is open."""
+        return await self.peer.content.share(_local(path))
+
+    async def fetch(self, link: Link | str, to: Path | str | None = None, *, progress: Progress | None = None) -> Path:
+        """Fetches a content and returns where it lies; it is served to others from then on."""
+        folder = _local(to) if to is not None else None
+        return await self.peer.content.fetch(Link(link), to=folder, progress=progress)
+
+    async def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
+        """Shares a checkpoint folder and announces it, so that peers that serve models host its layers.
+
+        Args:
+            folder: A Hugging Face checkpoint folder.
+            stages: In how many spans to cut it; by default as many as there are willing peers.
+
+        Raises:
+            CheckpointError: The folder is no complete checkpoint.
+        """
+        return await self.peer.models.publish(_local(folder), stages=stages)
+
+    async def load_model(
+        self, link: Link | str, *, timeout: float = 120.0, progress: Callable[[LoadProgress], None] | None = None
+    ) -> AsyncModel:
+        """Waits until every layer of a published model has a host.
+
+        Raises:
+            MissingLayersError: Some layers had no host after `timeout` seconds; the error names them.
+        """
+        remote = await self.peer.models.load(Link(link), progress=progress, timeout=timeout)
+        return AsyncModel(remote, self._nursery)
+
+    async def peers(self) -> PeerList:
+        """Who is in the hive and what they lend."""
+        return PeerList(peer_rows(await self.peer.offers.offers(fresh=True), self.peer.peer_id))
+
+    async def balance(self) -> Balance:
+        """What the account has, and what is set aside for work under way."""
+        return Balance.of(await self._accounts().balance())
+
+    async def statement(self, limit: int = 100) -> Statement:
+        """The account's last rows in the ledger, newest first."""
+        return Statement.of(await self._accounts().statement(limit))
+
+    async def ledger(self) -> Ledger:
+        """The totals by account that the bootstrap shows this account, and the sum of all rows, which is zero."""
+        return Ledger.of(await self._accounts().overview())
+
+    def _accounts(self) -> Any:
+        if self.peer.accounts is None:
+            raise AccountRequiredError("this peer has no account")
+        return self.peer.accounts
+
+
+@asynccontextmanager
+async def open_hive(
+    bootstrap: str | None = None,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    identity: Path | str | None = None,
+    **settings: Any,
+) -> AsyncIterator[AsyncHive]:
+    """Joins a hive from a trio program.
+
+    Example:
+        >>> async def main():
+        ...     async with open_hive("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...") as hive:
+        ...         print(await hive.submit(pow, 2, 10))
+
+    Args are those of `connect`.
+    """
+    chosen = config.load(bootstrap=bootstrap, username=username, password=password, identity=identity, **settings)
+    async with open_peer(chosen) as peer, trio.open_nursery() as nursery:
+        hive = AsyncHive(peer, nursery)
+        try:
+            yield hive
+        finally:
+            hive.close()
+
+
+def _local(path: Path | str) -> Path:
+    return Path(path).expanduser()
+
+
+def new_job(function: Callable[..., Any]) -> Job[Any]:
+    """A job with an id of its own, named after its function."""
+    from hivemind_p2p.notebook.tracebacks import source_file
+
+    return Job(uuid.uuid4().hex, getattr(function, "__qualname__", type(function).__name__), source_file(function))
