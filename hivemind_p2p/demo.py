@@ -6,6 +6,7 @@ Nothing here is staged: the steps below use the public interface that a notebook
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -151,7 +153,11 @@ class Demo:
             broken.result(60)
         except TaskFailedError as error:
             self.console.print(
-                Panel(Text(error.remote_traceback.strip()), title="one task raises: its remote traceback", style="red")
+                Panel(
+                    Text(error.remote_traceback.strip().replace(f"{Path.cwd()}/", "")),
+                    title="one task raises: its remote traceback",
+                    style="red",
+                )
             )
         self._count(broken)
 
@@ -216,7 +222,7 @@ def run_demo(*, peers: int, model: Path | None, prompt: str, save_svg: Path | No
         prompt: What the model goes on with.
         save_svg: A file that takes a picture of the output.
     """
-    console = Console(record=save_svg is not None, width=100 if save_svg else None)
+    console = Console(record=True, width=100, force_terminal=False) if save_svg else Console()
     started = time.perf_counter()
     try:
         _steps(console, peers, model or MODEL, prompt)
@@ -226,7 +232,12 @@ def run_demo(*, peers: int, model: Path | None, prompt: str, save_svg: Path | No
     seconds = time.perf_counter() - started
     console.print(f"done in {seconds:.0f} s; every process has ended and every folder is gone")
     if save_svg is not None:
-        console.save_svg(str(save_svg), title="hivemind-peer demo")
+        console.save_svg(str(save_svg), title="hivemind-peer demo", code_format=_self_contained(CONSOLE_SVG_FORMAT))
+
+
+def _self_contained(template: str) -> str:
+    """Rich's picture without the fonts that it would fetch from elsewhere."""
+    return re.sub(r"@font-face \{\{.*?\}\}", "", template, flags=re.DOTALL)
 
 
 def _steps(console: Console, peers: int, folder: Path, prompt: str) -> None:
