@@ -25,6 +25,7 @@ from hivemind_p2p.errors import (
     SandboxError,
     StreamClosedError,
     TaskCrashedError,
+    TaskRefusedError,
     VoucherError,
 )
 from hivemind_p2p.interfaces import Channel, Earner, Executor, Network
@@ -122,6 +123,7 @@ class TaskService:
         """One task from the request to its payment; False if the caller gave it up."""
         registry.task_type(spec.task_type)
         if self._earner is not None:
+            self._check_limit(spec)
             await self._earner.admit(channel.remote, payment, limit=spec.max_cost)
         amount, receipt = Credits(0), b""
         try:
@@ -141,6 +143,13 @@ class TaskService:
         if receipt and self._earner is not None:
             await self._collect(channel, self._earner, spec, amount)
         return True
+
+    def _check_limit(self, spec: TaskSpec) -> None:
+        """Refuses a task that allows less than its price: a limit of zero would need no hold, and cost nothing."""
+        if spec.max_cost < self._prices.per_task:
+            raise TaskRefusedError(
+                f"it may cost {spec.max_cost} millionths of a credit, and this peer asks for {self._prices.per_task}"
+            )
 
     # -- waiting and running -----------------------------------------------------------------------------------------
 

@@ -142,6 +142,15 @@ async def test_what_was_set_aside_for_a_task_that_is_cancelled_or_lost_is_free_a
     assert hive.purse.reserved == 0
 
 
+async def test_a_task_that_allows_less_than_the_price_is_refused(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, paid=True)
+    channel = await hive.router.open(hive.workers[0].peer_id, wire.PROTOCOL)
+    await channel.send(request(max_cost=0), b"hello")
+    with pytest.raises(TaskRefusedError, match="this peer asks for 100"):
+        await channel.receive(tasks_pb2.FromWorker)
+    assert hive.workers[0].executor.ran == []
+
+
 async def test_a_forged_bill_is_not_paid_and_its_sender_is_avoided(nursery, make_hive, autojump_clock):
     hive = make_hive(nursery, 2, paid=True)
     first, second = sorted(hive.workers, key=lambda worker: worker.peer_id)
