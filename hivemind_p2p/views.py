@@ -95,6 +95,9 @@ class Balance:
     def __str__(self) -> str:
         return f"{self.available:.6f} credits available, {self.held:.6f} held"
 
+    def __repr__(self) -> str:
+        return f"<Balance: {self}>"
+
     def _repr_html_(self) -> str:
         from hivemind_p2p.notebook.reprs import balance_html
 

@@ -5,6 +5,7 @@ Every function here runs in the thread that waits, never on the trio thread.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class _Html:
 
         self._title = title
         self._state = (0.0, "")
-        self._started_at = self._drawn_at = time.monotonic()
+        self._started_at, self._drawn_at = time.monotonic(), -math.inf
         show: Callable[..., Any] = display
         self._handle = show(self._bundle("running"), raw=True, display_id=True)
 
@@ -155,6 +156,8 @@ def watch_jobs(jobs: JobList[Any]) -> None:
         job.add_done_callback(finished.put_nowait)
     failed = 0
     with bar("tasks", shown=True) as drawn:
+        if drawn is not None:
+            drawn.show(0, len(jobs), f"0 of {len(jobs)}")
         for done in range(len(jobs)):
             try:
                 done_job = finished.get()
