@@ -25,6 +25,7 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.bt.service import SwarmService
 from hivemind_p2p.config import Settings
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
+from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
 from hivemind_p2p.errors import AuthenticationError, ConfigurationError, HivemindError
 from hivemind_p2p.identity import Identity
@@ -154,8 +155,7 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
 def _data_folder(settings: Settings, stack: AsyncExitStack) -> Path:
     if settings.data is None:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hivemind-p2p-")))
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return settings.data
+    return stack.enter_context(owned_folder(settings.data, "peer"))
 
 
 async def _open_account(

@@ -17,6 +17,7 @@ LAYERS = {
     "types": 0,
     "interfaces": 0,
     "config": 0,
+    "data_folder": 0,
     "defaults": 0,
     "identity": 0,
     "telemetry": 0,

@@ -6,8 +6,6 @@ transport -> router -> directory -> offers ----------> status -> web
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,8 +24,8 @@ from hivemind_bootstrap.status import StatusSource
 from hivemind_bootstrap.store import Store
 from hivemind_bootstrap.web.server import serve_web
 from hivemind_p2p import telemetry
+from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
-from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
@@ -77,7 +75,7 @@ async def serve_bootstrap(config: BootstrapConfig, *, task_status: ReadyStatus) 
 
 @asynccontextmanager
 async def _open(config: BootstrapConfig) -> AsyncIterator[tuple[Router, StatusSource, trio.Nursery]]:
-    with _owned_folder(config.data):
+    with owned_folder(config.data, "bootstrap"):
         identity = Identity.load_or_create(config.data / "identity.key")
         with _open_database(config.data / "ledger.sqlite3") as database:
             async with open_transport(identity, config.listen) as transport, trio.open_nursery() as nursery:
@@ -108,27 +106,6 @@ async def _start_services(
 
 def _full_addresses(network: Router) -> tuple[str, ...]:
     return tuple(f"{address}/p2p/{network.peer_id}" for address in network.addresses)
-
-
-@contextmanager
-def _owned_folder(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps a second bootstrap out of it. The lock ends with the process, however that ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot use the folder {folder}: {error.strerror}", hint="Name another one with --data."
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigurationError(
-            f"another bootstrap uses the folder {folder}", hint="Stop it, or name another folder with --data."
-        ) from error
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
