@@ -18,6 +18,7 @@ from typing import Any
 from hivemind_p2p import config
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.hive import Hive
+from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.node_process import NodeProcess
 from hivemind_p2p.types import parse_bytes
 
@@ -60,6 +61,7 @@ class LocalNodes:
             ["--data", str(self.folder / "bootstrap"), "--http", "127.0.0.1:0", "--open-ledger"],
             log=self.folder / "bootstrap.log",
         )
+        libp2p_host.preload()  # this program joins as well, and now is when it would only wait
         self.bootstrap.wait_ready()
         for _ in range(peers):
             self.begin_peer()

@@ -27,6 +27,11 @@ Callers give up earlier; this is when the connection is given up, so that the ne
 """
 
 
+def preload() -> None:
+    """Loads libp2p, which takes half a second: for a program that has to wait for something else anyway."""
+    import libp2p  # noqa: F401 - loading it is the point
+
+
 def new_host(identity: Identity) -> BasicHost:
     """A host with this identity, Noise and Yamux, that does nothing unasked; not running yet."""
     import libp2p
