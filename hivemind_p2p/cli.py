@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import typer
 from hivemind_p2p import __version__, config
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+from hivemind_p2p.types import Link
 
 if TYPE_CHECKING:
     from hivemind_p2p.hive import Hive
@@ -205,10 +207,25 @@ def fetch(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Fetch what somebody shares."""
-    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+    """Fetch what somebody shares. What was begun before goes on where it was."""
+    with (
+        _kept_until_done(link, to, verbose=verbose) as data,
+        _connected(bootstrap, username, identity, data=data, as_json=as_json, verbose=verbose) as hive,
+    ):
         path = hive.fetch(link, to, progress=not as_json)
         _print_json({"path": str(path)}) if as_json else typer.echo(str(path))
+
+
+@contextmanager
+def _kept_until_done(link: str, to: Path, *, verbose: bool) -> Iterator[Path]:
+    """A hidden folder beside what is fetched: it knows which pieces have arrived, and goes once all have."""
+    from hivemind_p2p.bt.link import infohash_of
+
+    with reported_errors(verbose=verbose):
+        name = infohash_of(Link(link)).hex()
+    folder = to / f".fetching-{name}"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @app.command()
@@ -239,14 +256,20 @@ def generate(
 
 @contextmanager
 def _connected(
-    bootstrap: str | None, username: str | None, identity: Path | None, *, as_json: bool, verbose: bool
+    bootstrap: str | None,
+    username: str | None,
+    identity: Path | None,
+    *,
+    data: Path | None = None,
+    as_json: bool,
+    verbose: bool,
 ) -> Iterator[Hive]:
     """A hive for the time of a command, its errors reported in two lines."""
     with reported_errors(verbose=verbose):
         from hivemind_p2p.hive import connect
 
         configure_logs(verbose=verbose, as_json=as_json)
-        with connect(bootstrap=bootstrap, username=username, identity=identity) as hive:
+        with connect(bootstrap=bootstrap, username=username, identity=identity, data=data) as hive:
             yield hive
 
 

@@ -189,7 +189,7 @@ def test_a_peer_killed_in_the_middle_of_a_text(hive, model, spares):
         hosts = next(found & alive for found in _hosts(hive).values() if found - alive)
     assert len(hosts) == spares + 1
     ids = encode(PROMPT)
-    expected = greedy([ids], 400)[0]
+    expected = greedy([ids], 200)[0]
     before, text = _computed(hive), list(ids)
     for token in model.generate(ids, max_new_tokens=len(expected) - len(ids), stream=True):
         text.append(token)

@@ -1,0 +1,139 @@
+"""A folder, its pieces, another disk; sources that vanish, and fetches that are killed."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+import hivemind_p2p as hm
+from hivemind_p2p import errors
+from tests.journeys.programs import DEADLINE, PEER, Program, allocated, environment, run, until
+
+MIB = 2**20
+
+
+def make_folder(folder: Path, sizes: dict[str, int]) -> Path:
+    numbers = random.Random(7)
+    for name, size in sizes.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(numbers.randbytes(size))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "data", {"large.bin": 3 * MIB + 17, "deep/er/small.txt": 5, "empty": 0})
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Enough for a fetch to be interrupted."""
+    return make_folder(tmp_path / "large", {"one.bin": 48 * MIB, "two.bin": 16 * MIB + 3})
+
+
+def test_share_and_fetch_between_processes(joined, folder, tmp_path):
+    env = environment(joined)
+    with Program(["-m", PEER, "share", str(folder), "--json"], env) as seed:
+        link = seed.ready()["link"]
+        assert link.startswith("magnet:?xt=urn:btmh:1220")
+        code, out, err = run(PEER, "fetch", link, "--to", str(tmp_path / "to"), "--json", env=joined)
+        assert (code, err) == (0, "")
+        assert json.loads(out) == {"path": str(tmp_path / "to" / "data")}
+        assert contents(tmp_path / "to") == {f"data/{name}": data for name, data in contents(folder).items()}
+        # Fetching again what is there is no error, and a second peer can have it by now.
+        assert run(PEER, "fetch", link, "--to", str(tmp_path / "to"), "--json", env=joined)[0] == 0
+        assert seed.end(signal.SIGTERM) == 0
+
+
+def test_a_second_peer_serves_after_the_first_has_left(hive, joined, folder, tmp_path):
+    with Program(["-m", PEER, "share", str(folder), "--json"], environment(joined)) as seed:
+        link = seed.ready()["link"]
+        first = hive.fetch(link)
+        assert seed.end(signal.SIGINT) == 0
+    code, out, err = run(PEER, "fetch", link, "--to", str(tmp_path / "to"), "--json", env=joined)
+    assert (code, err) == (0, "")
+    assert contents(Path(json.loads(out)["path"])) == contents(folder) == contents(first)
+
+
+async def test_a_fetch_goes_on_when_its_source_was_killed_and_comes_back(hive, joined, large, tmp_path):
+    env = environment(joined)
+    with Program(["-m", PEER, "share", str(large), "--json"], env) as seed:
+        link = seed.ready()["link"]
+        missing_at_the_kill, second = [], []
+
+        def kill_once(progress):
+            if seed.running and progress.done_bytes > 0:
+                missing_at_the_kill.append(progress.wanted_bytes - progress.done_bytes)
+                os.kill(seed.pid, signal.SIGKILL)
+                seed.end()
+                second.append(Program(["-m", PEER, "share", str(large), "--json"], env))
+
+        # A program that runs trio itself.
+        async with hm.open_hive(hive.nodes.bootstrap_address) as own:
+            with trio.fail_after(DEADLINE):
+                path = await own.fetch(link, tmp_path / "to", progress=kill_once)
+            assert missing_at_the_kill[0] > 16 * MIB
+            with second[0] as again:
+                assert again.ready()["link"] == link
+                assert contents(path) == contents(large)
+
+
+def test_a_fetch_that_was_killed_goes_on_where_it_was(joined, large, tmp_path):
+    env = environment(joined)
+    to = tmp_path / "to"
+    with Program(["-m", PEER, "share", str(large), "--json"], env) as seed:
+        link = seed.ready()["link"]
+        with Program(["-m", PEER, "fetch", link, "--to", str(to), "--json"], env) as fetch:
+            until(lambda: not fetch.running or allocated(to) > 8 * MIB, "some pieces have arrived")
+            assert fetch.running
+            assert fetch.end(signal.SIGKILL) == -9
+        assert allocated(to) > 8 * MIB
+        code, out, err = run(PEER, "fetch", link, "--to", str(to), "--json", env=joined)
+        assert (code, err) == (0, "")
+        assert contents(Path(json.loads(out)["path"])) == contents(large)
+        # Nothing but the content is left.
+        assert [path.name for path in to.iterdir()] == ["large"]
+    assert seed.end() != 0
+
+
+async def test_a_program_that_runs_trio_itself(hive, folder, tmp_path):
+    credentials = hive.nodes.credentials("ben")
+    async with hm.open_hive(
+        hive.nodes.bootstrap_address,
+        username="ben",
+        password=credentials["HIVEMIND_P2P_PASSWORD"],
+        register=True,
+    ) as own:
+        assert await own.submit(pow, 2, 10) == 1024
+        assert await own.map(abs, [-1, 2, -3]) == [1, 2, 3]
+        with trio.move_on_after(0.2) as scope:
+            await own.submit(_sleep_long)
+        assert scope.cancelled_caught
+        link = await own.share(folder)
+        assert contents(await trio.to_thread.run_sync(hive.fetch, link)) == contents(folder)
+        assert {row.name for row in await own.peers()} >= {"peer-1", "peer-2", "peer-3"}
+        assert (await own.balance()).available > 0
+
+
+def _sleep_long():
+    import time
+
+    time.sleep(60)
+
+
+def test_what_is_no_link(hive):
+    with pytest.raises(errors.LinkError):
+        hive.fetch("magnet:?xt=urn:btih:abc")
+
+
+def test_what_is_not_there_cannot_be_shared(hive, tmp_path):
+    with pytest.raises(errors.ContentError, match="missing"):
+        hive.share(tmp_path / "missing")
