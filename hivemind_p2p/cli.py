@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hivemind_p2p import __version__, config
-from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
 from hivemind_p2p.types import Link
 
@@ -170,7 +170,10 @@ def submit(
         values = [_json_or_text(argument) for argument in arguments or []]
     with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
         job = hive.submit(called, *values)
-        result = job.result(timeout)
+        try:
+            result = job.result(timeout)
+        except TimeoutError as error:
+            raise TaskTimeoutError(f"no result within {timeout:g} s", hint="Wait longer with --timeout.") from error
         if as_json:
             _print_json({"result": result, "peer": job.peer, "cost": job.cost})
         else:

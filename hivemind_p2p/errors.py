@@ -258,7 +258,7 @@ class TaskFailedError(TaskError):
         remote_traceback: The traceback as text, from the child process.
     """
 
-    default_hint = "The remote traceback above shows the line."
+    default_hint = "The remote traceback shows the line; on the command line -v prints it."
 
     def __init__(self, message: str, *, hint: str | None = None, remote_traceback: str = "") -> None:
         super().__init__(message, hint=hint)

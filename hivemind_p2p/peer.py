@@ -247,6 +247,8 @@ async def _say_goodbye(peer: Peer) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_DEADLINE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_try, peer.offers.withdraw)
+            if peer.purse is not None:
+                nursery.start_soon(_try, peer.purse.close)
             if peer.till is not None:
                 nursery.start_soon(_try, peer.till.drain)
 

@@ -3,7 +3,8 @@
 Participants: a payee (this peer), its payers, and the bootstrap.
 
 Messages: payments come in as opaque bytes from the protocols of tasks and sharding; `SettleRequest` goes to the
-bootstrap about a second after something was earned, and at `drain`.
+bootstrap about a second after something was earned, and at `drain`. A payer that leaves sends `SignOff`: its holds
+are settled and ended at once.
 
 Goals: no work without a hold that the bootstrap has certified, checked offline; a voucher that was taken is on disk
 before `collect` returns, and is kept until the bootstrap has settled it, however long that is away.
@@ -29,15 +30,17 @@ from hivemind_p2p.credits.wire import (
     CREDITS_PROTOCOL,
     MOST_CLAIMS,
     MOST_RECEIPTS,
+    PAYMENTS_PROTOCOL,
     open_countersigned,
     open_hold,
     open_voucher,
     read_payment,
     seal_receipt,
 )
+from hivemind_p2p.defaults import REQUEST_DEADLINE
 from hivemind_p2p.errors import BusyError, HivemindError, PaymentRequiredError, VoucherError
 from hivemind_p2p.identity import Identity
-from hivemind_p2p.interfaces import Clock, Network, TaskStatus
+from hivemind_p2p.interfaces import Channel, Clock, Network, TaskStatus
 from hivemind_p2p.proto import credits_pb2
 from hivemind_p2p.types import Credits, PeerId
 
@@ -83,6 +86,7 @@ class Till:
         self._earned = trio.Event()
         self._settling = trio.Lock()
         self._admitted = self._collected = self._settled = 0
+        network.serve(PAYMENTS_PROTOCOL, self._answer_sign_off)
         for payment in self._journal.read():
             self._recall(payment)
 
@@ -243,17 +247,26 @@ class Till:
         if outcome.error_code == VoucherError.code():
             self._book.refuse(hold.payer, hold.hold_id)
 
-    async def sign_off(self) -> None:
-        """For a worker that leaves for good: settles, then gives the rest of every hold back to its payer.
+    async def _answer_sign_off(self, channel: Channel) -> None:
+        with trio.fail_after(REQUEST_DEADLINE):
+            await channel.receive(credits_pb2.SignOff)
+        ended = await self.sign_off(channel.remote)
+        with trio.fail_after(REQUEST_DEADLINE):
+            await channel.send(credits_pb2.SignedOff(holds=ended))
+
+    async def sign_off(self, payer: PeerId | None = None) -> int:
+        """Settles, then gives the rest of every hold (of one payer) back; returns how many ended.
 
         Raises:
             BootstrapUnreachableError: The bootstrap is away; the holds end by themselves later.
         """
         await self.drain()
-        for item in self._book.open_holds(self._clock()):
+        leaving = [item for item in self._book.open_holds(self._clock()) if payer in {None, item.hold.payer}]
+        for item in leaving:
             request = credits_pb2.CreditsRequest(close=credits_pb2.CloseRequest(hold_id=item.hold.hold_id))
             await ask(self._network, self._bootstrap, CREDITS_PROTOCOL, request, credits_pb2.CreditsAnswer)
             self._book.refuse(item.hold.payer, item.hold.hold_id)
+        return len(leaving)
 
     def statistics(self) -> TillStatistics:
         """Counts since the start."""

@@ -19,6 +19,7 @@ from hivemind_p2p.proto import common_pb2, credits_pb2
 from hivemind_p2p.types import PeerId
 
 ACCOUNTS_PROTOCOL = "/hivemind/accounts/1"
+PAYMENTS_PROTOCOL = "/hivemind/payments/1"
 CREDITS_PROTOCOL = "/hivemind/credits/1"
 
 LARGEST_PAYMENT = 16 * 1024

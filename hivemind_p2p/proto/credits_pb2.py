@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hivemind_p2p.proto import common_pb2 as hivemind__p2p_dot_proto_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hivemind_p2p/proto/credits.proto\x12\x10hivemind.credits\x1a\x1fhivemind_p2p/proto/common.proto\"]\n\x08HoldBody\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x04\x12\x12\n\nexpires_at\x18\x05 \x01(\x01\"L\n\x0bVoucherBody\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x04\"\x84\x01\n\x0bReceiptBody\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\x12\x0f\n\x07work_id\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\r\n\x05payer\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x04\x12\x0c\n\x04what\x18\x06 \x01(\t\x12\x13\n\x0b\x66inished_at\x18\x07 \x01(\x01\"S\n\x14\x43ountersignedReceipt\x12!\n\x07receipt\x18\x01 \x01(\x0b\x32\x10.hivemind.Signed\x12\x18\n\x10\x63ountersignature\x18\x02 \x01(\x0c\"\x85\x01\n\x07Payment\x12\x1e\n\x04hold\x18\x01 \x01(\x0b\x32\x10.hivemind.Signed\x12!\n\x07voucher\x18\x02 \x01(\x0b\x32\x10.hivemind.Signed\x12\x37\n\x07receipt\x18\x03 \x01(\x0b\x32&.hivemind.credits.CountersignedReceipt\"=\n\x0bHoldRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\r\n\x05payee\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x04\"d\n\x05\x43laim\x12!\n\x07voucher\x18\x01 \x01(\x0b\x32\x10.hivemind.Signed\x12\x38\n\x08receipts\x18\x02 \x03(\x0b\x32&.hivemind.credits.CountersignedReceipt\"8\n\rSettleRequest\x12\'\n\x06\x63laims\x18\x01 \x03(\x0b\x32\x17.hivemind.credits.Claim\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\"\x10\n\x0e\x42\x61lanceRequest\"!\n\x10StatementRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\x11\n\x0fOverviewRequest\"\xd3\x02\n\x0e\x43reditsRequest\x12-\n\x04hold\x18\x01 \x01(\x0b\x32\x1d.hivemind.credits.HoldRequestH\x00\x12\x31\n\x06settle\x18\x02 \x01(\x0b\x32\x1f.hivemind.credits.SettleRequestH\x00\x12/\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x1e.hivemind.credits.CloseRequestH\x00\x12\x33\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32 .hivemind.credits.BalanceRequestH\x00\x12\x37\n\tstatement\x18\x05 \x01(\x0b\x32\".hivemind.credits.StatementRequestH\x00\x12\x35\n\x08overview\x18\x06 \x01(\x0b\x32!.hivemind.credits.OverviewRequestH\x00\x42\t\n\x07request\"[\n\x0c\x43laimOutcome\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x0f\n\x07settled\x18\x02 \x01(\x04\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\"@\n\x0cSettleAnswer\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.hivemind.credits.ClaimOutcome\"B\n\rBalanceAnswer\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x12\x12\x0c\n\x04held\x18\x03 \x01(\x12\"P\n\x0cStatementRow\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x12\x12\x14\n\x0c\x63ounterparty\x18\x04 \x01(\t\"?\n\x0fStatementAnswer\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.hivemind.credits.StatementRow\"e\n\x05Total\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x12\x12\x0c\n\x04held\x18\x03 \x01(\x12\x12\x0f\n\x07welcome\x18\x04 \x01(\x12\x12\x0e\n\x06\x65\x61rned\x18\x05 \x01(\x12\x12\x0c\n\x04paid\x18\x06 \x01(\x12\"Y\n\x0eOverviewAnswer\x12\'\n\x06totals\x18\x01 \x03(\x0b\x32\x17.hivemind.credits.Total\x12\x0b\n\x03sum\x18\x02 \x01(\x12\x12\x11\n\ttransfers\x18\x03 \x01(\x04\"\x1f\n\x0b\x43loseAnswer\x12\x10\n\x08released\x18\x01 \x01(\x04\"\xbf\x02\n\rCreditsAnswer\x12 \n\x04hold\x18\x01 \x01(\x0b\x32\x10.hivemind.SignedH\x00\x12\x30\n\x06settle\x18\x02 \x01(\x0b\x32\x1e.hivemind.credits.SettleAnswerH\x00\x12.\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x1d.hivemind.credits.CloseAnswerH\x00\x12\x32\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32\x1f.hivemind.credits.BalanceAnswerH\x00\x12\x36\n\tstatement\x18\x05 \x01(\x0b\x32!.hivemind.credits.StatementAnswerH\x00\x12\x34\n\x08overview\x18\x06 \x01(\x0b\x32 .hivemind.credits.OverviewAnswerH\x00\x42\x08\n\x06\x61nswerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hivemind_p2p/proto/credits.proto\x12\x10hivemind.credits\x1a\x1fhivemind_p2p/proto/common.proto\"]\n\x08HoldBody\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x04\x12\x12\n\nexpires_at\x18\x05 \x01(\x01\"L\n\x0bVoucherBody\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x04\"\x84\x01\n\x0bReceiptBody\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\x12\x0f\n\x07work_id\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\r\n\x05payer\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x04\x12\x0c\n\x04what\x18\x06 \x01(\t\x12\x13\n\x0b\x66inished_at\x18\x07 \x01(\x01\"S\n\x14\x43ountersignedReceipt\x12!\n\x07receipt\x18\x01 \x01(\x0b\x32\x10.hivemind.Signed\x12\x18\n\x10\x63ountersignature\x18\x02 \x01(\x0c\"\x85\x01\n\x07Payment\x12\x1e\n\x04hold\x18\x01 \x01(\x0b\x32\x10.hivemind.Signed\x12!\n\x07voucher\x18\x02 \x01(\x0b\x32\x10.hivemind.Signed\x12\x37\n\x07receipt\x18\x03 \x01(\x0b\x32&.hivemind.credits.CountersignedReceipt\"\t\n\x07SignOff\"\x1a\n\tSignedOff\x12\r\n\x05holds\x18\x01 \x01(\r\"=\n\x0bHoldRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\r\n\x05payee\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x04\"d\n\x05\x43laim\x12!\n\x07voucher\x18\x01 \x01(\x0b\x32\x10.hivemind.Signed\x12\x38\n\x08receipts\x18\x02 \x03(\x0b\x32&.hivemind.credits.CountersignedReceipt\"8\n\rSettleRequest\x12\'\n\x06\x63laims\x18\x01 \x03(\x0b\x32\x17.hivemind.credits.Claim\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\"\x10\n\x0e\x42\x61lanceRequest\"!\n\x10StatementRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\x11\n\x0fOverviewRequest\"\xd3\x02\n\x0e\x43reditsRequest\x12-\n\x04hold\x18\x01 \x01(\x0b\x32\x1d.hivemind.credits.HoldRequestH\x00\x12\x31\n\x06settle\x18\x02 \x01(\x0b\x32\x1f.hivemind.credits.SettleRequestH\x00\x12/\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x1e.hivemind.credits.CloseRequestH\x00\x12\x33\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32 .hivemind.credits.BalanceRequestH\x00\x12\x37\n\tstatement\x18\x05 \x01(\x0b\x32\".hivemind.credits.StatementRequestH\x00\x12\x35\n\x08overview\x18\x06 \x01(\x0b\x32!.hivemind.credits.OverviewRequestH\x00\x42\t\n\x07request\"[\n\x0c\x43laimOutcome\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x0f\n\x07settled\x18\x02 \x01(\x04\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\"@\n\x0cSettleAnswer\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.hivemind.credits.ClaimOutcome\"B\n\rBalanceAnswer\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x12\x12\x0c\n\x04held\x18\x03 \x01(\x12\"P\n\x0cStatementRow\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x12\x12\x14\n\x0c\x63ounterparty\x18\x04 \x01(\t\"?\n\x0fStatementAnswer\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.hivemind.credits.StatementRow\"e\n\x05Total\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x12\x12\x0c\n\x04held\x18\x03 \x01(\x12\x12\x0f\n\x07welcome\x18\x04 \x01(\x12\x12\x0e\n\x06\x65\x61rned\x18\x05 \x01(\x12\x12\x0c\n\x04paid\x18\x06 \x01(\x12\"Y\n\x0eOverviewAnswer\x12\'\n\x06totals\x18\x01 \x03(\x0b\x32\x17.hivemind.credits.Total\x12\x0b\n\x03sum\x18\x02 \x01(\x12\x12\x11\n\ttransfers\x18\x03 \x01(\x04\"\x1f\n\x0b\x43loseAnswer\x12\x10\n\x08released\x18\x01 \x01(\x04\"\xbf\x02\n\rCreditsAnswer\x12 \n\x04hold\x18\x01 \x01(\x0b\x32\x10.hivemind.SignedH\x00\x12\x30\n\x06settle\x18\x02 \x01(\x0b\x32\x1e.hivemind.credits.SettleAnswerH\x00\x12.\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x1d.hivemind.credits.CloseAnswerH\x00\x12\x32\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32\x1f.hivemind.credits.BalanceAnswerH\x00\x12\x36\n\tstatement\x18\x05 \x01(\x0b\x32!.hivemind.credits.StatementAnswerH\x00\x12\x34\n\x08overview\x18\x06 \x01(\x0b\x32 .hivemind.credits.OverviewAnswerH\x00\x42\x08\n\x06\x61nswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,38 +42,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTERSIGNEDRECEIPT']._serialized_end=478
   _globals['_PAYMENT']._serialized_start=481
   _globals['_PAYMENT']._serialized_end=614
-  _globals['_HOLDREQUEST']._serialized_start=616
-  _globals['_HOLDREQUEST']._serialized_end=677
-  _globals['_CLAIM']._serialized_start=679
-  _globals['_CLAIM']._serialized_end=779
-  _globals['_SETTLEREQUEST']._serialized_start=781
-  _globals['_SETTLEREQUEST']._serialized_end=837
-  _globals['_CLOSEREQUEST']._serialized_start=839
-  _globals['_CLOSEREQUEST']._serialized_end=870
-  _globals['_BALANCEREQUEST']._serialized_start=872
-  _globals['_BALANCEREQUEST']._serialized_end=888
-  _globals['_STATEMENTREQUEST']._serialized_start=890
-  _globals['_STATEMENTREQUEST']._serialized_end=923
-  _globals['_OVERVIEWREQUEST']._serialized_start=925
-  _globals['_OVERVIEWREQUEST']._serialized_end=942
-  _globals['_CREDITSREQUEST']._serialized_start=945
-  _globals['_CREDITSREQUEST']._serialized_end=1284
-  _globals['_CLAIMOUTCOME']._serialized_start=1286
-  _globals['_CLAIMOUTCOME']._serialized_end=1377
-  _globals['_SETTLEANSWER']._serialized_start=1379
-  _globals['_SETTLEANSWER']._serialized_end=1443
-  _globals['_BALANCEANSWER']._serialized_start=1445
-  _globals['_BALANCEANSWER']._serialized_end=1511
-  _globals['_STATEMENTROW']._serialized_start=1513
-  _globals['_STATEMENTROW']._serialized_end=1593
-  _globals['_STATEMENTANSWER']._serialized_start=1595
-  _globals['_STATEMENTANSWER']._serialized_end=1658
-  _globals['_TOTAL']._serialized_start=1660
-  _globals['_TOTAL']._serialized_end=1761
-  _globals['_OVERVIEWANSWER']._serialized_start=1763
-  _globals['_OVERVIEWANSWER']._serialized_end=1852
-  _globals['_CLOSEANSWER']._serialized_start=1854
-  _globals['_CLOSEANSWER']._serialized_end=1885
-  _globals['_CREDITSANSWER']._serialized_start=1888
-  _globals['_CREDITSANSWER']._serialized_end=2207
+  _globals['_SIGNOFF']._serialized_start=616
+  _globals['_SIGNOFF']._serialized_end=625
+  _globals['_SIGNEDOFF']._serialized_start=627
+  _globals['_SIGNEDOFF']._serialized_end=653
+  _globals['_HOLDREQUEST']._serialized_start=655
+  _globals['_HOLDREQUEST']._serialized_end=716
+  _globals['_CLAIM']._serialized_start=718
+  _globals['_CLAIM']._serialized_end=818
+  _globals['_SETTLEREQUEST']._serialized_start=820
+  _globals['_SETTLEREQUEST']._serialized_end=876
+  _globals['_CLOSEREQUEST']._serialized_start=878
+  _globals['_CLOSEREQUEST']._serialized_end=909
+  _globals['_BALANCEREQUEST']._serialized_start=911
+  _globals['_BALANCEREQUEST']._serialized_end=927
+  _globals['_STATEMENTREQUEST']._serialized_start=929
+  _globals['_STATEMENTREQUEST']._serialized_end=962
+  _globals['_OVERVIEWREQUEST']._serialized_start=964
+  _globals['_OVERVIEWREQUEST']._serialized_end=981
+  _globals['_CREDITSREQUEST']._serialized_start=984
+  _globals['_CREDITSREQUEST']._serialized_end=1323
+  _globals['_CLAIMOUTCOME']._serialized_start=1325
+  _globals['_CLAIMOUTCOME']._serialized_end=1416
+  _globals['_SETTLEANSWER']._serialized_start=1418
+  _globals['_SETTLEANSWER']._serialized_end=1482
+  _globals['_BALANCEANSWER']._serialized_start=1484
+  _globals['_BALANCEANSWER']._serialized_end=1550
+  _globals['_STATEMENTROW']._serialized_start=1552
+  _globals['_STATEMENTROW']._serialized_end=1632
+  _globals['_STATEMENTANSWER']._serialized_start=1634
+  _globals['_STATEMENTANSWER']._serialized_end=1697
+  _globals['_TOTAL']._serialized_start=1699
+  _globals['_TOTAL']._serialized_end=1800
+  _globals['_OVERVIEWANSWER']._serialized_start=1802
+  _globals['_OVERVIEWANSWER']._serialized_end=1891
+  _globals['_CLOSEANSWER']._serialized_start=1893
+  _globals['_CLOSEANSWER']._serialized_end=1924
+  _globals['_CREDITSANSWER']._serialized_start=1927
+  _globals['_CREDITSANSWER']._serialized_end=2246
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,16 @@ class Payment(_message.Message):
     receipt: CountersignedReceipt
     def __init__(self, hold: _Optional[_Union[_common_pb2.Signed, _Mapping]] = ..., voucher: _Optional[_Union[_common_pb2.Signed, _Mapping]] = ..., receipt: _Optional[_Union[CountersignedReceipt, _Mapping]] = ...) -> None: ...
 
+class SignOff(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SignedOff(_message.Message):
+    __slots__ = ("holds",)
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    holds: int
+    def __init__(self, holds: _Optional[int] = ...) -> None: ...
+
 class HoldRequest(_message.Message):
     __slots__ = ("hold_id", "payee", "amount")
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]

@@ -32,6 +32,7 @@ from hivemind_p2p.errors import (
 )
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.proto import accounts_pb2, common_pb2, credits_pb2
+from hivemind_p2p.types import PeerInfo
 
 from .conftest import PASSWORD
 
@@ -271,6 +272,23 @@ async def test_a_worker_that_signs_off_gives_the_rest_back_and_nobody_else_can(o
         late = seal_voucher(anna.identity, Voucher(hold_id, anna.peer_id, bert.peer_id, 20))
         (outcome,) = await _settle(bert, hive.info.peer_id, credits_pb2.Claim(voucher=late))
         assert outcome.error_code == VoucherError.code()
+
+
+async def test_a_payer_that_leaves_has_the_rest_of_its_holds_back_at_once(open_hive):
+    async with open_hive() as hive:
+        anna, bert, carl = [await hive.member(name) for name in ("anna", "bert", "carl")]
+        await _work(anna, bert, "w", 10)
+        await _work(anna, carl, "x", 20)
+        await _work(carl, bert, "y", 30)
+        for payee in (bert, carl):
+            anna.network.learn(PeerInfo(payee.peer_id, payee.network.addresses))
+        await anna.purse.close()
+        balance = await anna.accounts.balance()
+        assert (balance.available, balance.held) == (WELCOME_CREDITS - 30, 0)
+        assert (await carl.accounts.balance()).held > 0, "what others set aside stays"
+        await _work(anna, bert, "again", 5)
+        await bert.till.drain()
+        assert (await bert.accounts.balance()).available == WELCOME_CREDITS + 45
 
 
 async def test_a_hold_beyond_the_balance_is_refused_with_its_own_error(open_hive):

@@ -10,6 +10,7 @@ import trio
 from hivemind_p2p.credits.client import Till
 from hivemind_p2p.credits.earner_book import ADMISSION_LIFETIME
 from hivemind_p2p.credits.payer_book import RELEASE_AFTER, RESERVATION_LIFETIME
+from hivemind_p2p.credits.purse import SIGN_OFF_DEADLINE
 from hivemind_p2p.credits.receipts import Receipt
 from hivemind_p2p.credits.vouchers import HOLD_GRACE, HOLD_LIFETIME, Hold, Voucher
 from hivemind_p2p.credits.wire import (
@@ -435,6 +436,14 @@ async def test_a_hold_that_ended_long_ago_is_forgotten(open_market, autojump_clo
         await trio.sleep(HOLD_LIFETIME + HOLD_GRACE + 1)
         await market.till.drain()
         assert market.till.statistics().unsettled == 0
+
+
+async def test_a_payer_leaves_without_waiting_for_a_worker_that_is_gone(open_market, autojump_clock):
+    async with open_market() as market:
+        await market.work("w", limit=LIMIT, amount=9)
+        market.memory.kill(market.worker.peer_id)
+        with trio.fail_after(SIGN_OFF_DEADLINE + 1):
+            await market.purse.close()
 
 
 async def test_a_worker_that_signs_off_closes_its_holds(open_market, autojump_clock):
