@@ -1,6 +1,6 @@
-"""Regenerates every ``*_pb2.py`` and ``*_pb2.pyi`` from the ``.proto`` files: ``python -m hivemind_p2p.proto.generate``.
+"""Regenerates every ``*_pb2.py`` and ``*_pb2.pyi`` from the ``.proto`` files.
 
-Needs ``grpcio-tools`` (in the ``dev`` extra), which brings protoc. ``--check`` changes nothing and fails when a
+Run as ``python -m hivemind_p2p.proto.generate``. Needs ``grpcio-tools`` (in the ``dev`` extra), which brings protoc. ``--check`` changes nothing and fails when a
 generated file is not what its ``.proto`` says.
 """
 
