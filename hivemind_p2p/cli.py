@@ -99,16 +99,23 @@ def _run_peer(settings: config.Settings, *, as_json: bool, exit_with_parent: boo
 
     chosen = settings if settings.data is not None else replace(settings, data=config.data_folder())
 
+    joined, told_to_end = False, trio.Event()
+
+    async def watch(scope: trio.CancelScope) -> None:
+        await wait_for_the_end(exit_with_parent=exit_with_parent)
+        if not joined:
+            scope.cancel()
+        # Not cancelled once it has joined: then its services are needed to say goodbye.
+        told_to_end.set()
+
     async def serve() -> None:
+        nonlocal joined
         async with trio.open_nursery() as nursery:
-
-            async def live() -> None:
-                async with open_peer(chosen) as peer:
-                    say_ready(as_json=as_json, peer_id=peer.peer_id, addresses=peer.addresses)
-                    await trio.sleep_forever()
-
-            nursery.start_soon(live)
-            await wait_for_the_end(exit_with_parent=exit_with_parent)
+            nursery.start_soon(watch, nursery.cancel_scope)
+            async with open_peer(chosen) as peer:
+                joined = True
+                say_ready(as_json=as_json, peer_id=peer.peer_id, addresses=peer.addresses)
+                await told_to_end.wait()
             nursery.cancel_scope.cancel()
 
     trio.run(serve)
