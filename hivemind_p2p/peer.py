@@ -27,7 +27,7 @@ from hivemind_p2p.config import Settings
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
 from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
-from hivemind_p2p.errors import AuthenticationError, ConfigurationError, HivemindError
+from hivemind_p2p.errors import AccountExistsError, AuthenticationError, ConfigurationError, HivemindError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import split_peer
 from hivemind_p2p.net.router import Router
@@ -173,10 +173,13 @@ async def _open_account(
     accounts = AccountClient(network, bootstrap.peer_id)
     try:
         await accounts.login(settings.username, settings.password)
-    except AuthenticationError:
+    except AuthenticationError as wrong:
         if not settings.register:
             raise
-        await accounts.register(settings.username, settings.password)
+        try:
+            await accounts.register(settings.username, settings.password)
+        except AccountExistsError:
+            raise wrong from None  # the account is there: it was the password
     purse = Purse(network, identity, bootstrap.peer_id, clock=time.time)
     till = Till(network, identity, bootstrap.peer_id, clock=time.time, folder=folder / "vouchers")
     await nursery.start(till.run)

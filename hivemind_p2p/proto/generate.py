@@ -1,7 +1,7 @@
 """Regenerates every ``*_pb2.py`` and ``*_pb2.pyi`` from the ``.proto`` files.
 
-Run as ``python -m hivemind_p2p.proto.generate``. Needs ``grpcio-tools`` (in the ``dev`` extra), which brings protoc. ``--check`` changes nothing and fails when a
-generated file is not what its ``.proto`` says.
+Run as ``python -m hivemind_p2p.proto.generate``. Needs ``grpcio-tools`` (in the ``dev`` extra), which brings protoc.
+``--check`` changes nothing and fails when a generated file is not what its ``.proto`` says.
 """
 
 from __future__ import annotations
