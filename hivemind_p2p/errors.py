@@ -325,6 +325,8 @@ class VoucherError(CreditError):
 class PaymentRequiredError(CreditError):
     """A peer wants to be paid before it goes on."""
 
+    default_hint = "Connect with username=... and password=...: without an account only what is free can be used."
+
 
 def _tree(root: type[HivemindError]) -> dict[str, type[HivemindError]]:
     classes = {root.code(): root}

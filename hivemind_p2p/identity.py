@@ -30,6 +30,19 @@ def _signed_bytes(domain: str, body: bytes) -> bytes:
     return b"hivemind_p2p\x00" + domain.encode() + b"\x00" + body
 
 
+def _write_new(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        # On a full disk: no key file is better than one with nothing in it.
+        path.unlink()
+        raise
+
+
 class Identity:
     """An Ed25519 key pair.
 
@@ -71,13 +84,13 @@ class Identity:
         identity = cls.generate()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE)
+            _write_new(path, identity.seed.hex() + "\n")
         except FileExistsError:
             return cls.load_or_create(path)
         except OSError as error:
-            raise IdentityError(f"cannot write the key file {path}: {error}") from error
-        with os.fdopen(descriptor, "w") as file:
-            file.write(identity.seed.hex() + "\n")
+            raise IdentityError(
+                f"cannot write the key file {path}: {error.strerror}", hint="Free some room, or choose another folder."
+            ) from error
         return identity
 
     def sign(self, domain: str, body: bytes) -> bytes:

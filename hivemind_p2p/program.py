@@ -72,11 +72,15 @@ def reported_errors(*, verbose: bool) -> Iterator[None]:
         found = find_error(error)
         if found is None or verbose:
             raise
-        # Not from None: with -v the whole chain is shown above.
-        print(f"error: {found.message}\nhint: {found.hint}", file=sys.stderr)  # noqa: T201
+        # A message may quote what a function somewhere raised, in as many lines as it liked.
+        print(f"error: {_in_one_line(found.message)}\nhint: {_in_one_line(found.hint)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def find_error(error: BaseException) -> HivemindError | None:

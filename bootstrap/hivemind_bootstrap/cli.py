@@ -13,7 +13,12 @@ import typer
 
 from hivemind_bootstrap.config import HTTP_ADDRESS, BootstrapConfig
 from hivemind_p2p import __version__, defaults
+from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+from hivemind_p2p.types import CREDIT
+
+MOST_WELCOME = 1_000_000
+"""Credits: with more than this for everybody nobody has a reason to earn any."""
 
 app = typer.Typer(
     help="Run the bootstrap of a hive: directory seed, accounts, ledger, status page.",
@@ -43,6 +48,9 @@ def run(
     http: Annotated[str, typer.Option(help="Host and port of the status page.")] = HTTP_ADDRESS,
     closed: Annotated[bool, typer.Option("--closed", help="Take no new accounts.")] = False,
     open_ledger: Annotated[bool, typer.Option("--open-ledger", help="Let accounts see each other's totals.")] = False,
+    welcome_credits: Annotated[float, typer.Option(help="Credits that a new account is given.")] = (
+        defaults.WELCOME_CREDITS / CREDIT
+    ),
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in one line of JSON when it serves.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and an error's traceback.")] = False,
@@ -56,8 +64,15 @@ def run(
             http=http,
             open_registration=not closed,
             open_ledger=open_ledger,
+            welcome_credits=_in_millionths(welcome_credits),
         )
         _run(config, as_json=as_json, exit_with_parent=exit_with_parent)
+
+
+def _in_millionths(amount: float) -> int:
+    if not 0 <= amount <= MOST_WELCOME:
+        raise ConfigurationError(f"--welcome-credits can be 0 to {MOST_WELCOME:,}, not {amount:g}")
+    return round(amount * CREDIT)
 
 
 def _run(config: BootstrapConfig, *, as_json: bool, exit_with_parent: bool) -> None:

@@ -278,10 +278,13 @@ def open_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is no folder")
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     files = tuple(FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size) for path in found)
-    small_files(files)
-    checkpoint = read(folder, files)
+    try:
+        small_files(files)
+        checkpoint = read(folder, files)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is no complete checkpoint: {error.message}", hint=error.hint) from error
     if not (folder / TOKENIZER).is_file():
-        raise CheckpointError(f"{TOKENIZER} is missing in {folder}")
+        raise CheckpointError(f"{folder} is no complete checkpoint: {TOKENIZER} is missing")
     return checkpoint
 
 
