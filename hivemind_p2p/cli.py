@@ -284,15 +284,19 @@ def _connected(
 
 
 def _find_function(name: str) -> Callable[..., Any]:
-    place, colon, attribute = name.rpartition(":")
-    if not colon:
+    place, _, attribute = name.rpartition(":")
+    if not place:
         raise ConfigurationError(f"not a function: {name!r}", hint="Write module:function or file.py:function.")
     try:
         if place.endswith(".py"):
-            return runpy.run_path(place)[attribute]  # type: ignore[no-any-return]
-        return getattr(importlib.import_module(place), attribute)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, KeyError, OSError, SyntaxError) as error:
+            found = runpy.run_path(place)[attribute]
+        else:
+            found = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError, KeyError, OSError, SyntaxError, TypeError) as error:
         raise ConfigurationError(f"cannot find the function {name!r}: {error}") from error
+    if not callable(found):
+        raise ConfigurationError(f"{name!r} is no function but a {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
 
 
 def _json_or_text(argument: str) -> Any:

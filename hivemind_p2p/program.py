@@ -70,6 +70,8 @@ def reported_errors(*, verbose: bool) -> Iterator[None]:
         yield
     except (HivemindError, BaseExceptionGroup) as error:
         found = find_error(error)
+        if found is None and _is_ctrl_c(error):
+            raise SystemExit(128 + signal.SIGINT) from None
         if found is None or verbose:
             raise
         # A message may quote what a function somewhere raised, in as many lines as it liked.
@@ -77,6 +79,11 @@ def reported_errors(*, verbose: bool) -> Iterator[None]:
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    # trio wraps it in a group for each nursery that it passes.
+    return isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None
 
 
 def _in_one_line(text: str) -> str:
