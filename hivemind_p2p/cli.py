@@ -20,7 +20,7 @@ import typer
 
 from hivemind_p2p import __version__, config
 from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
-from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
 from hivemind_p2p.types import Link
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def run(
 def _run_peer(settings: config.Settings, *, as_json: bool, exit_with_parent: bool) -> None:
     from dataclasses import replace
 
+    start_quickly()
     import trio
 
     from hivemind_p2p.peer import open_peer

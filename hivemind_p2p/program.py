@@ -17,8 +17,16 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import HivemindError
 
 
+def start_quickly() -> None:
+    """Puts off the search for garbage until `say_ready`: nearly all that a service loads stays for its life."""
+    gc.disable()
+
+
 def say_ready(*, as_json: bool, peer_id: str, addresses: Sequence[str], http: str | None = None, **more: Any) -> None:
     """Tells whoever started this command that it serves now: one line of JSON, or a few for people."""
+    if not gc.isenabled():
+        gc.freeze()  # so that no later search goes through it again, in the middle of somebody's call
+        gc.enable()
     if as_json:
         event = {"event": "ready", "peer_id": peer_id, "addresses": list(addresses), "http": http}
         print(json.dumps(event | {"pid": os.getpid()} | more), flush=True)  # noqa: T201

@@ -14,7 +14,7 @@ import typer
 from hivemind_bootstrap.config import HTTP_ADDRESS, BootstrapConfig
 from hivemind_p2p import __version__, defaults
 from hivemind_p2p.errors import ConfigurationError
-from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
 from hivemind_p2p.types import CREDIT
 
 MOST_WELCOME = 1_000_000
@@ -76,6 +76,7 @@ def _in_millionths(amount: float) -> int:
 
 
 def _run(config: BootstrapConfig, *, as_json: bool, exit_with_parent: bool) -> None:
+    start_quickly()
     import trio
 
     from hivemind_bootstrap.app import serve_bootstrap
