@@ -108,6 +108,12 @@ class AttemptLimiter:
         while len(self._windows) > MOST_KEYS:
             self._windows.popitem(last=False)
 
+    def take_back(self, key: str) -> None:
+        """Uncounts one attempt, which succeeded; the failures of others stay counted."""
+        started, count = self._windows.get(key, (0.0, 0))
+        if count > 0:
+            self._windows[key] = (started, count - 1)
+
     def forget(self, key: str) -> None:
         """Starts over, after a success."""
         self._windows.pop(key, None)

@@ -139,6 +139,9 @@ class AccountsService:
             _events.warning("login_refused", peer=peer, username=username)
             raise AuthenticationError(f"wrong password for {username!r}, or no such account")
         self._attempts.forget(by_peer)
+        if not linked:
+            # Each short-lived program is a new peer: thirty of them a minute must not lock their own user out.
+            self._attempts.take_back(by_name)
         now = self._clock()
         await self._store.write(lambda db: db.link(peer, account.account_id, now))
         self._logged_in += 1

@@ -148,6 +148,13 @@ async def test_guessing_from_many_peers_is_slowed_down_but_does_not_lock_the_own
         await anna.accounts.login("anna", PASSWORD)
 
 
+async def test_many_short_programs_of_one_user_are_not_taken_for_guesses(open_hive):
+    async with open_hive() as hive:
+        await hive.member("anna")
+        for _ in range(ATTEMPTS_PER_NAME + 5):
+            await hive.join().accounts.login("anna", PASSWORD)
+
+
 async def test_without_an_account_there_is_nothing_to_see_or_spend(open_hive):
     async with open_hive() as hive:
         stranger = hive.join()
