@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
+from hivemind_p2p.errors import ConfigurationError, GenerationError
 from hivemind_p2p.portal import Portal
 
 if TYPE_CHECKING:
@@ -29,11 +30,17 @@ class AsyncModel:
 
     async def generate(self, prompt: Prompt, *, max_new_tokens: int = 50, **sampling: Any) -> Any:
         """Generates to the end. See `Model.generate`."""
+        self._check_open()
         return await self.remote.generate(prompt, max_new_tokens=max_new_tokens, **sampling)
 
     def stream(self, prompt: Prompt, *, max_new_tokens: int = 50, **sampling: Any) -> TokenStream:
         """Generates piece by piece: an async iterator of text, or of ids if the prompt was ids."""
+        self._check_open()
         return TokenStream(self, prompt, {"max_new_tokens": max_new_tokens, **sampling}, self._nursery)
+
+    def _check_open(self) -> None:
+        if self._nursery.cancel_scope.cancel_called:
+            raise ConfigurationError("this model's hive is closed", hint="Connect again and load the model there.")
 
 
 class TokenStream(AsyncIterator[Any]):
@@ -46,6 +53,7 @@ class TokenStream(AsyncIterator[Any]):
         self._scope = trio.CancelScope()
         send, self._receive = trio.open_memory_channel[Any](READ_AHEAD)
         self._error: Exception | None = None
+        self._complete = False
         nursery.start_soon(self._pump, model, prompt, options, send)
 
     async def _pump(
@@ -56,6 +64,7 @@ class TokenStream(AsyncIterator[Any]):
                 async with model.remote.stream(prompt, **options) as pieces:
                     async for piece in pieces:
                         await send.send(piece)
+                self._complete = True
             except trio.BrokenResourceError:
                 return  # nobody reads any more
             except Exception as error:
@@ -67,6 +76,8 @@ class TokenStream(AsyncIterator[Any]):
         except trio.EndOfChannel:
             if self._error is not None:
                 raise self._error from None
+            if not self._complete:
+                raise GenerationError("the hive was closed before the text was complete") from None
             raise StopAsyncIteration from None
 
     async def aclose(self) -> None:

@@ -172,6 +172,12 @@ class RemoteModel:
         found = next((self.config[key] for key in _CONTEXTS if type(self.config.get(key)) is int), wire.MAX_ROOM)
         return int(min(found, wire.MAX_ROOM))
 
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids there are."""
+        found = self.config.get("vocab_size")
+        return found if type(found) is int else 2**32  # what the wire can carry
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Text to ids and back. Raises CheckpointError where the checkpoint has none."""
@@ -218,7 +224,7 @@ class RemoteModel:
             rows = _rows(prompt)
             runs = [self._run(row, max_new_tokens, _for_row(options, index)) for index, row in enumerate(rows)]
             return streams.GenerationStream(streams.BatchWriter(runs, self.pad))
-        return streams.GenerationStream(streams.IdWriter(self._run(list(prompt), max_new_tokens, options)))
+        return streams.GenerationStream(streams.IdWriter(self._run(_ids(prompt), max_new_tokens, options)))
 
     async def generate(self, prompt: Prompt, *, max_new_tokens: int = 50, **options: Any) -> Any:
         """Goes on with a prompt, to the end. The arguments are those of `stream`.
@@ -239,19 +245,27 @@ class RemoteModel:
         self.cost = Credits(self.cost + cost)
 
     def _run(self, ids: list[int], max_new_tokens: int, options: SamplingOptions) -> streams.Run:
-        if not ids:
-            raise ConfigurationError("a prompt has at least one token")
-        if any(type(token) is not int or token < 0 for token in ids):
-            raise ConfigurationError("token ids are whole numbers from 0 up")
-        if len(ids) + max_new_tokens > self.context:
-            raise PromptTooLongError(
-                f"{len(ids)} tokens of prompt and {max_new_tokens} new ones do not fit the context of {self.context}"
-            )
+        self._check(ids, max_new_tokens)
         model = caller.Model(self.link, self.layer_count, self.context, frozenset(self.ends))
         state = GenerationState(ids, max_new_tokens, model.ends)
         client = self._client
         run = caller.GenerationRun(client.network, client.offers, client.payer, model, state, options, client.patience)
         return streams.Run(run, self._paid)
+
+    def _check(self, ids: list[int], max_new_tokens: int) -> None:
+        if not ids:
+            raise ConfigurationError("a prompt has at least one token")
+        if any(type(token) is not int or token < 0 for token in ids):
+            raise ConfigurationError("token ids are whole numbers from 0 up")
+        if max(ids) >= self.vocabulary:
+            # Every host would refuse it, and one after the other be given up as broken.
+            raise ConfigurationError(f"the token id {max(ids)} is not in the vocabulary of {self.vocabulary}")
+        if type(max_new_tokens) is not int or max_new_tokens < 0:
+            raise ConfigurationError(f"max_new_tokens is a whole number from 0 up, not {max_new_tokens!r}")
+        if len(ids) + max_new_tokens > self.context:
+            raise PromptTooLongError(
+                f"{len(ids)} tokens of prompt and {max_new_tokens} new ones do not fit the context of {self.context}"
+            )
 
 
 _CONTEXTS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -268,6 +282,13 @@ def _sampling(given: dict[str, Any]) -> SamplingOptions:
 def _for_row(options: SamplingOptions, row: int) -> SamplingOptions:
     """The same options with a seed of the row's own: equal prompts in a batch are to differ."""
     return SamplingOptions(options.temperature, options.top_k, options.top_p, (options.seed + row) % (MAX_SEED + 1))
+
+
+def _ids(prompt: Any) -> list[int]:
+    if not isinstance(prompt, Sequence):
+        kind = type(prompt).__name__
+        raise ConfigurationError(f"a prompt is text, a list of token ids or a tensor of them, not a {kind}")
+    return list(prompt)
 
 
 def _rows(tensor: Any) -> list[list[int]]:

@@ -341,6 +341,9 @@ async def test_what_cannot_be_asked(tmp_path: Path) -> None:
         for wrong, options in [
             ([], {}),
             ([-1], {}),
+            ([model.vocabulary], {}),
+            (3.5, {}),
+            (PROMPT, {"max_new_tokens": -1}),
             (PROMPT, {"temperature": -1.0}),
             (PROMPT, {"colour": "red"}),
             (PROMPT, {"stop": ["x"]}),
