@@ -171,19 +171,24 @@ async def _open_account(
     if settings.password is None:
         raise ConfigurationError("a username without a password", hint="Set HIVEMIND_P2P_PASSWORD.")
     accounts = AccountClient(network, bootstrap.peer_id)
-    try:
-        await accounts.login(settings.username, settings.password)
-    except AuthenticationError as wrong:
-        if not settings.register:
-            raise
-        try:
-            await accounts.register(settings.username, settings.password)
-        except AccountExistsError:
-            raise wrong from None  # the account is there: it was the password
+    await _log_in(accounts, settings.username, settings.password, register=settings.register)
     purse = Purse(network, identity, bootstrap.peer_id, clock=time.time)
     till = Till(network, identity, bootstrap.peer_id, clock=time.time, folder=folder / "vouchers")
     await nursery.start(till.run)
     return accounts, purse, till
+
+
+async def _log_in(accounts: AccountClient, username: str, password: str, *, register: bool) -> None:
+    try:
+        await accounts.login(username, password)
+    except AuthenticationError:
+        if not register:
+            raise
+        try:
+            await accounts.register(username, password)
+        except AccountExistsError:
+            # Another peer of the same user has made it meanwhile; or it was the password, which this says.
+            await accounts.login(username, password)
 
 
 def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer:

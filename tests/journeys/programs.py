@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -132,11 +133,16 @@ class Program:
         return "".join(lines)
 
 
+def run_together(*commands: Sequence[str], env: Mapping[str, str] | None = None) -> list[tuple[int, str, str]]:
+    """Runs commands at the same time, each to its end: exit codes, stdouts, stderrs."""
+    with ExitStack() as stack:
+        programs = [stack.enter_context(Program(["-m", *command], environment(env))) for command in commands]
+        return [(program.end(), program.rest(), program.errors) for program in programs]
+
+
 def run(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Runs a command to its end: exit code, stdout, stderr."""
-    with Program(["-m", module, *arguments], environment(env)) as program:
-        code = program.end()
-        return code, program.rest(), program.errors
+    return run_together([module, *arguments], env=env)[0]
 
 
 def allocated(folder: Path) -> int:

@@ -10,21 +10,27 @@ import pytest
 
 import hivemind_p2p as hm
 from hivemind_p2p import errors
-from tests.journeys.programs import BOOTSTRAP, DEADLINE, PEER, TINY_PYTHON, Program, environment, run
+from tests.journeys.programs import BOOTSTRAP, DEADLINE, PEER, TINY_PYTHON, Program, environment, run, run_together
 
 STRANGER = "12D3KooWBmwkafWE2fqfzS96VoTZgpGp6aJsF4N4YdoJtztZpbhT"
 """A peer id that nobody here has."""
 
 
-def two_lines(module, *arguments, env=None):
-    """What a command that fails says: one line what, one line what to do, and nothing else."""
-    code, out, err = run(module, *arguments, env=env)
-    assert code == 1, (out, err)
-    assert out == ""
-    what, hint = err.splitlines()
-    assert what.startswith("error: ")
-    assert hint.startswith("hint: ")
-    return what, hint
+def two_lines_each(*commands, env=None):
+    """What commands that fail say: one line what, one line what to do, and nothing else."""
+    told = []
+    for code, out, err in run_together(*commands, env=env):
+        assert code == 1, (out, err)
+        assert out == ""
+        what, hint = err.splitlines()
+        assert what.startswith("error: ")
+        assert hint.startswith("hint: ")
+        told.append((what, hint))
+    return told
+
+
+def two_lines(*command, env=None):
+    return two_lines_each(command, env=env)[0]
 
 
 def closed_port():
@@ -53,8 +59,8 @@ def test_a_bootstrap_that_is_not_there(tmp_path):
     address = f"/ip4/127.0.0.1/tcp/{closed_port()}/p2p/{STRANGER}"
     with pytest.raises(errors.BootstrapUnreachableError, match=STRANGER):
         hm.connect(address)
-    for command in (["status"], ["run", "--data", str(tmp_path / "node"), "--json"]):
-        what, hint = two_lines(PEER, *command, "--bootstrap", address)
+    status, node = [PEER, "status"], [PEER, "run", "--data", str(tmp_path / "node"), "--json"]
+    for what, hint in two_lines_each(*([*command, "--bootstrap", address] for command in (status, node))):
         assert STRANGER in what
         assert "hivemind-bootstrap run" in hint
 
@@ -121,18 +127,18 @@ def functions(tmp_path):
 
 
 def test_functions_that_fail_on_the_command_line(functions, joined):
-    what, _ = two_lines(PEER, "submit", f"{functions}:cannot_travel", env=joined)
-    assert "lock" in what
-    what, hint = two_lines(PEER, "submit", f"{functions}:lock", env=joined)
-    assert "lock" in what
-    assert "Return" in hint
-    what, _ = two_lines(PEER, "submit", f"{functions}:fail", env=joined)
-    assert "ValueError" in what
+    names = ("cannot_travel", "lock", "fail")
+    told = two_lines_each(*([PEER, "submit", f"{functions}:{name}"] for name in names), env=joined)
+    (cannot_travel, _), (lock, what_to_return), (fail, _) = told
+    assert "lock" in cannot_travel
+    assert "lock" in lock
+    assert "Return" in what_to_return
+    assert "ValueError" in fail
 
 
 def test_functions_that_there_are_not(functions):
-    for name in ("nothing", f"{functions}:nothing", "no.such.module:f", "/no/such/file.py:f"):
-        what, _ = two_lines(PEER, "submit", name)
+    names = ("nothing", f"{functions}:nothing", "no.such.module:f", "/no/such/file.py:f")
+    for name, (what, _) in zip(names, two_lines_each(*([PEER, "submit", name] for name in names)), strict=True):
         assert name in what
 
 
@@ -167,37 +173,26 @@ def test_a_port_in_use(hive, tmp_path):
         listen = f"/ip4/127.0.0.1/tcp/{port}"
         with pytest.raises(errors.PortInUseError, match=str(port)):
             hm.connect(hive.nodes.bootstrap_address, listen=[listen])
-        peer = [
-            "run",
-            "--bootstrap",
-            hive.nodes.bootstrap_address,
-            "--data",
-            str(tmp_path / "peer"),
-            "--listen",
-            listen,
-        ]
-        bootstrap = ["run", "--data", str(tmp_path / "bootstrap")]
-        for module, arguments in (
-            (PEER, peer),
-            (BOOTSTRAP, [*bootstrap, "--listen", listen]),
-            (BOOTSTRAP, [*bootstrap, "--http", f"127.0.0.1:{port}"]),
-        ):
-            what, hint = two_lines(module, *arguments)
-            assert str(port) in what
-            assert "port" in hint
+        bootstrap = [BOOTSTRAP, "run", "--data"]
+        told = two_lines_each(
+            [PEER, "run", "--bootstrap", hive.nodes.bootstrap_address, "--data", f"{tmp_path}/1", "--listen", listen],
+            [*bootstrap, f"{tmp_path}/2", "--listen", listen],
+            [*bootstrap, f"{tmp_path}/3", "--http", f"127.0.0.1:{port}"],
+        )
+    for what, hint in told:
+        assert str(port) in what
+        assert "port" in hint
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["run", "--memory", "much"], "memory"),
-        (["run", "--sandbox", "docker"], "sandbox"),
-        (["run", "--serve-models", "some"], "serve_models"),
-        (["fetch", "http://example.org/file"], "link"),
-    ],
-)
-def test_flags_that_cannot_be_understood(arguments, word):
-    assert word in two_lines(PEER, *arguments)[0]
+def test_flags_that_cannot_be_understood():
+    told = two_lines_each(
+        [PEER, "run", "--memory", "much"],
+        [PEER, "run", "--sandbox", "docker"],
+        [PEER, "run", "--serve-models", "some"],
+        [PEER, "fetch", "http://example.org/file"],
+    )
+    for word, (what, _) in zip(("memory", "sandbox", "serve_models", "link"), told, strict=True):
+        assert word in what
 
 
 def test_a_data_folder_that_cannot_be_used(tmp_path, joined):
@@ -260,9 +255,10 @@ def test_a_model_that_nobody_hosts(poor):
         assert "--serve-models" in caught.value.hint
 
 
-@pytest.mark.parametrize("amount", ["-1", "nan", "1e30"])
-def test_welcome_credits_that_make_no_sense(tmp_path, amount):
-    assert "--welcome-credits" in two_lines(BOOTSTRAP, "run", "--data", str(tmp_path), "--welcome-credits", amount)[0]
+def test_welcome_credits_that_make_no_sense(tmp_path):
+    command = [BOOTSTRAP, "run", "--data", str(tmp_path), "--welcome-credits"]
+    for what, _ in two_lines_each(*([*command, amount] for amount in ("-1", "nan", "1e30"))):
+        assert "--welcome-credits" in what
 
 
 # A full disk

@@ -23,6 +23,7 @@ from tests.journeys.programs import (
     descendants,
     environment,
     run,
+    run_together,
     until,
 )
 
@@ -70,30 +71,30 @@ def test_the_line_that_says_ready(nodes):
 
 
 def test_status(nodes, joins):
-    status = told("status", env=joins)
+    (code, out, err), for_people = run_together([PEER, "status", "--json"], [PEER, "status"], env=joins)
+    assert (code, err) == (0, "")
+    status = json.loads(out)
     (peer,) = status["peers"]
     assert (peer["name"], peer["peer_id"], peer["cpus"]) == ("ada's", nodes["ready"]["peer_id"], 1.0)
     assert peer["memory_bytes"] == 2 * 2**30
     assert float(status["balance"]["available"]) > 0
-
-
-def test_status_for_people(joins):
-    code, out, err = run(PEER, "status", env=joins)
-    assert (code, err) == (0, "")
-    assert "ada's" in out
-    assert "credits available" in out
+    assert (for_people[0], for_people[2]) == (0, "")
+    assert "ada's" in for_people[1]
+    assert "credits available" in for_people[1]
 
 
 def test_submit(nodes, joins, tmp_path):
-    done = told("submit", "math:factorial", "20", env=joins)
-    assert done["result"] == 2432902008176640000
-    assert done["peer"] == nodes["ready"]["peer_id"]
-    assert float(done["cost"]) > 0
     script = tmp_path / "own.py"
     script.write_text("def greet(name, times):\n    return [f'hello {name}'] * times\n")
-    assert told("submit", f"{script}:greet", "ada", "2", env=joins)["result"] == ["hello ada"] * 2
-    code, out, _ = run(PEER, "submit", "math:factorial", "5", env=joins)
-    assert (code, out) == (0, "120\n")
+    own, plain = run_together(
+        [PEER, "submit", f"{script}:greet", "ada", "2", "--json"], [PEER, "submit", "math:factorial", "20"], env=joins
+    )
+    assert plain == (0, "2432902008176640000\n", "")
+    assert (own[0], own[2]) == (0, "")
+    done = json.loads(own[1])
+    assert done["result"] == ["hello ada"] * 2
+    assert done["peer"] == nodes["ready"]["peer_id"]
+    assert float(done["cost"]) > 0
 
 
 def test_generate(joins):
@@ -153,10 +154,9 @@ def test_a_peer_keeps_its_identity_and_says_goodbye(nodes, joins, tmp_path):
 
 
 def test_version_and_help():
-    for module, word in ((PEER, "hivemind_p2p"), (BOOTSTRAP, "hivemind_bootstrap")):
-        code, out, err = run(module, "--version")
-        assert (code, out.split()[0], err) == (0, word, "")
-    code, out, _ = run(PEER, "--help")
+    *versions, (code, out, _) = run_together([PEER, "--version"], [BOOTSTRAP, "--version"], [PEER, "--help"])
+    for told, word in zip(versions, ("hivemind_p2p", "hivemind_bootstrap"), strict=True):
+        assert (told[0], told[1].split()[0], told[2]) == (0, word, "")
     assert code == 0
     for command in ("run", "demo", "status", "submit", "share", "fetch", "generate"):
         assert re.search(rf"\b{command}\b", out)

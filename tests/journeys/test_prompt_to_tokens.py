@@ -59,20 +59,25 @@ def hive():
 
 
 @pytest.fixture(scope="module")
-def model(hive):
+def link(hive):
+    return hive.publish_model(TINY_PYTHON, stages=3)
+
+
+@pytest.fixture(scope="module")
+def model(hive, link):
     """The tiny Python model, spread over three peers; the fourth is a second host of one of the spans."""
-    model = hive.load_model(hive.publish_model(TINY_PYTHON, stages=3))
-    until(lambda: sorted(len(found) for found in _hosts(hive).values()) == [1, 1, 2], "all peers host a span")
-    assert set(_hosts(hive)) == {hm.LayerSpan(0, 2), hm.LayerSpan(2, 4), hm.LayerSpan(4, 6)}
+    model = hive.load_model(link)
+    until(lambda: sorted(len(found) for found in _hosts(hive, link).values()) == [1, 1, 2], "all peers host a span")
+    assert set(_hosts(hive, link)) == {hm.LayerSpan(0, 2), hm.LayerSpan(2, 4), hm.LayerSpan(4, 6)}
     return model
 
 
-def _hosts(hive):
-    """The peers that serve, by span."""
+def _hosts(hive, link):
+    """The peers that serve a model, by span."""
     hosts = {}
     for row in hive.peers():
         for stage in row.stages:
-            if stage.ready:
+            if stage.link == link and stage.ready:
                 hosts.setdefault(stage.span, set()).add(row.peer_id)
     return hosts
 
@@ -181,12 +186,12 @@ def _busiest(hive, hosts, before):
 
 
 @pytest.mark.parametrize("spares", [1, 0])
-def test_a_peer_killed_in_the_middle_of_a_text(hive, model, spares):
+def test_a_peer_killed_in_the_middle_of_a_text(hive, link, model, spares):
     # First a spare is there; then the survivors have to take the lost layers over.
     alive = set(_computed(hive))
-    hosts = max((found & alive for found in _hosts(hive).values()), key=len)
+    hosts = max((found & alive for found in _hosts(hive, link).values()), key=len)
     if not spares:
-        hosts = next(found & alive for found in _hosts(hive).values() if found - alive)
+        hosts = next(found & alive for found in _hosts(hive, link).values() if found - alive)
     assert len(hosts) == spares + 1
     ids = encode(PROMPT)
     expected = greedy([ids], 200)[0]
