@@ -187,7 +187,7 @@ class SwarmService:
                 manifest = await self._manifest(infohash)
                 pieces = manifest.pieces_of(wanted)
                 files = manifest.files if wanted is None else tuple(manifest.file(path) for path in wanted)
-                content = await self._place(manifest, pieces, to)
+                content = await self._place(manifest, files, pieces, to)
                 await self._complete(content, files, pieces, progress)
                 return await self._deliver(content.store, files, pieces, to)
             finally:
@@ -237,17 +237,26 @@ class SwarmService:
                 self._manifests.popitem(last=False)
         return self._manifests[infohash]
 
-    async def _place(self, manifest: Manifest, pieces: Sequence[int], to: Path | None) -> Content:
+    async def _place(
+        self, manifest: Manifest, files: Sequence[ManifestFile], pieces: Sequence[int], to: Path | None
+    ) -> Content:
         """Where the content lies, or will lie. Files that the user shared are only read."""
+        own = self._folder / manifest.infohash.hex()
+        location = own if to is None else _absolute(to)
         content = self._contents.get(manifest.infohash)
+        left = None
         if content is not None:
             store = content.store
-            if not store.shared or await self._run_sync(partial(store.intact, pieces)):
+            # Begun in a folder that the user has given up since, perhaps because its disk is full.
+            moved = to is not None and store.location not in (location, own)
+            if not (store.shared or moved) or await self._run_sync(partial(store.intact, pieces)):
                 return content
-        location = self._folder / manifest.infohash.hex() if to is None else _absolute(to)
-        return self._contents.put(
-            await self._run_sync(partial(self._catalogue.add, manifest, location, now=self._clock()))
-        )
+            left = None if store.shared else store
+        add = partial(self._catalogue.add, manifest, location, now=self._clock())
+        content = self._contents.put(await self._run_sync(add))
+        if left is not None:
+            await self._run_sync(partial(_carry_over, left, content.store, files, pieces))
+        return content
 
     async def _complete(
         self, content: Content, files: Sequence[ManifestFile], pieces: Sequence[int], progress: Progress | None
@@ -326,6 +335,15 @@ class SwarmService:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
+
+
+def _carry_over(left: ContentStore, store: ContentStore, files: Sequence[ManifestFile], pieces: Sequence[int]) -> None:
+    """Copies what had arrived in another folder, so that it need not be fetched again."""
+    store.prepare(files)
+    for piece in pieces:
+        data = left.read(piece, 0, left.manifest.piece(piece).length)
+        if data is not None:
+            store.write(piece, data)
 
 
 def _copy_piece(store: ContentStore, copy: ContentStore, piece: int) -> None:

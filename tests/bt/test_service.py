@@ -290,6 +290,28 @@ async def test_a_full_disk_keeps_what_has_arrived(autojump_clock, folder, tmp_pa
         assert had > 0
 
 
+async def test_what_did_not_fit_on_one_disk_goes_on_in_another_folder(autojump_clock, folder, tmp_path, monkeypatch):
+    async with hive(tmp_path) as members:
+        seed, peer = members.member("seed"), members.member("peer")
+        link = await seed.swarm.share(folder)
+        small, write, room = tmp_path / "small", os.pwrite, [5 * BLOCK]
+
+        def limited(descriptor, data, offset):
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(small)):
+                room[0] -= len(data)
+                if room[0] < 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(descriptor, data, offset)
+
+        monkeypatch.setattr(files.os, "pwrite", limited)
+        with pytest.raises(DiskFullError):
+            await peer.swarm.fetch(link, to=small)
+        path = await peer.swarm.fetch(link, to=tmp_path / "large")
+        assert path.parent == tmp_path / "large"
+        assert contents_of(path) == FILES
+        assert peer.swarm.statistics().downloaded_bytes == sum(map(len, FILES.values()))
+
+
 async def test_a_shared_file_that_changed_is_not_sent(autojump_clock, folder, tmp_path):
     async with hive(tmp_path) as members:
         seed, peer = members.member("seed"), members.member("peer")
