@@ -6,9 +6,12 @@ from contextlib import suppress
 
 import pytest
 import trio
+from sqlalchemy import inspect, text
 
 from hivemind_bootstrap import reports
 from hivemind_bootstrap.accounts import ATTEMPTS_PER_NAME, ATTEMPTS_PER_PEER
+from hivemind_bootstrap.database import Database
+from hivemind_bootstrap.store import Store
 from hivemind_p2p.credits.requests import ask
 from hivemind_p2p.credits.vouchers import HOLD_GRACE, HOLD_LIFETIME, Hold, Voucher
 from hivemind_p2p.credits.wire import (
@@ -26,6 +29,7 @@ from hivemind_p2p.errors import (
     AccountRequiredError,
     AuthenticationError,
     BusyError,
+    DiskFullError,
     InsufficientCreditsError,
     ProtocolError,
     VoucherError,
@@ -108,6 +112,19 @@ async def test_a_name_is_given_once(open_hive):
         await hive.member("anna")
         with pytest.raises(AccountExistsError):
             await hive.join().accounts.register("ANNA", PASSWORD)
+
+
+async def test_a_full_disk_is_told_and_changes_nothing(database):
+    def outgrow(db: Database) -> None:
+        with db._writer.begin() as connection:
+            connection.execute(text("PRAGMA max_page_count = 1"))  # SQLite takes the pages that there are now
+            connection.execute(text("CREATE TABLE large (content BLOB)"))
+            connection.execute(text("INSERT INTO large VALUES (zeroblob(10000000))"))
+
+    with pytest.raises(DiskFullError, match="ledger is full"):
+        await Store(database).write(outgrow)
+    with database.reading() as connection:
+        assert "large" not in inspect(connection).get_table_names()
 
 
 async def test_a_closed_hive_takes_no_new_accounts(open_hive):
