@@ -10,9 +10,13 @@ from tests.journeys import programs
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_environment() -> Iterator[None]:
-    """Local hives start their nodes with this process's environment."""
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Local hives start their nodes with this process's environment.
+
+    Programs that are killed cannot remove their temporary folders: pytest does it with its own.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         for name, value in programs.environment().items():
             patch.setenv(name, value)
         yield
