@@ -72,6 +72,8 @@ class HivemindError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint or self.default_hint
+        # A traceback, in a notebook too, shows notes below the message.
+        self.add_note(f"hint: {self.hint}")
 
     @classmethod
     def code(cls) -> str:

@@ -1,6 +1,7 @@
 """Every error says what happened and what to do, and comes through the wire as itself."""
 
 import inspect
+import traceback
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,11 @@ def test_every_class_has_a_hint_of_one_sentence(kind):
     assert error.hint.endswith((".", "...", "credits."))
     assert "\n" not in error.hint
     assert str(error) == "it broke"
+
+
+def test_a_traceback_shows_the_hint():
+    shown = "".join(traceback.format_exception(errors.LinkError("no link", hint="Paste it whole.")))
+    assert shown.endswith("LinkError: no link\nhint: Paste it whole.\n")
 
 
 def test_a_hint_of_its_own_comes_first():
