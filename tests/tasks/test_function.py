@@ -9,6 +9,7 @@ import pytest
 
 from hivemind_p2p.errors import NotSerializableError, UnknownTaskTypeError
 from hivemind_p2p.tasks import registry
+from hivemind_p2p.tasks.library import function as function_type
 from hivemind_p2p.tasks.library.function import NAME, FunctionTask, pack
 
 LOCK = threading.Lock()
@@ -96,3 +97,9 @@ def test_task_types_are_found_by_name():
     assert registry.task_type_names() == (NAME,)
     with pytest.raises(UnknownTaskTypeError, match="'nonsense/1'"):
         registry.task_type("nonsense/1")
+
+
+def test_more_than_a_task_can_carry_is_refused_before_it_is_sent(monkeypatch):
+    monkeypatch.setattr(function_type, "MAX_PAYLOAD_BYTES", 10_000)
+    with pytest.raises(NotSerializableError, match=r"len\(\): it has 20,\d{3} bytes"):
+        pack(len, (bytes(20_000),))

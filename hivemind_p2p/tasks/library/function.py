@@ -20,6 +20,7 @@ from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from hivemind_p2p.errors import NotSerializableError
+from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 
 NAME: Final = "function/1"
 
@@ -45,19 +46,27 @@ def pack(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping
     """A function and its arguments as the payload of a task.
 
     Raises:
-        NotSerializableError: Something cannot be pickled; the message names it.
+        NotSerializableError: Something cannot be pickled (the message names it), or it is larger than a task can be.
     """
     if not callable(function):
         raise NotSerializableError(f"{function!r} is no function", hint="Pass the function itself, without calling it.")
     plain = (function, tuple(args), dict(kwargs or {}))
     with _by_value_lock, _local_modules_by_value():
         try:
-            return _dumps(plain)
+            packed = _dumps(plain)
         except Exception as error:
             culprit, reason = _culprit(*plain) or ("it", error)
             name = getattr(function, "__qualname__", repr(function))
             message = f"cannot send {name}(): {culprit} cannot be packed: {_sentence(reason)}"
             raise NotSerializableError(message) from error
+    if len(packed) > MAX_PAYLOAD_BYTES:
+        # A peer would hang up in the middle of it, and so would the next.
+        name = getattr(function, "__qualname__", repr(function))
+        raise NotSerializableError(
+            f"cannot send {name}(): it has {len(packed):,} bytes with its arguments, and a task {MAX_PAYLOAD_BYTES:,}",
+            hint="Split the data into smaller tasks.",
+        )
+    return packed
 
 
 def _dumps(value: Any) -> bytes:
