@@ -94,6 +94,8 @@ class Peer:
             "directory": self.directory,
             "content": self.content,
             "offers": self.offers,
+            "purse": self.purse,
+            "till": self.till,
             "tasks": self.tasks,
             "task_service": self.task_service,
             "stage_service": self.stage_service,
