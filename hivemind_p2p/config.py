@@ -84,6 +84,14 @@ def data_folder() -> Path:
     return platformdirs.user_data_path("hivemind_p2p")
 
 
+def keep_torch_files_in(folder: Path) -> None:
+    """Tells torch, before it is imported, where its compiler's cache goes.
+
+    It makes that folder on import, used or not, among the temporary files, where it would stay behind.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 def load(**flags: Any) -> Settings:
     """The settings; a flag that is None counts as not given.
 

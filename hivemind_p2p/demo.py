@@ -23,6 +23,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from hivemind_p2p.config import keep_torch_files_in
 from hivemind_p2p.errors import GenerationError, HivemindError, TaskFailedError
 from hivemind_p2p.local import CALLER, LocalHive, local_hive
 from hivemind_p2p.types import PeerId
@@ -129,6 +130,7 @@ class Demo:
         self.console.print(f"{NEW_TOKENS} tokens in {seconds:.2f} s, {NEW_TOKENS / seconds:.0f} tokens/s")
         with self.console.status("running the whole model in this one process, to compare"):
             prompt_ids = model.encode(prompt)
+            keep_torch_files_in(self.hive.nodes.folder / "torch")
             whole = _whole_model(folder, prompt_ids)
             sharded = model.generate(prompt_ids, max_new_tokens=NEW_TOKENS)
         if sharded != whole:

@@ -6,6 +6,7 @@ that lives on the background trio thread and owns the peer (`peer.py`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent import futures
 from concurrent.futures import Future
@@ -259,6 +260,7 @@ class _Life:
         self._settings = settings
         self._closing = trio.Event()
         self._opened: Future[AsyncHive] = Future()
+        self._ended = threading.Event()
         self._task = bridge.start(self._live)
 
     def opened(self) -> AsyncHive:
@@ -266,7 +268,9 @@ class _Life:
         try:
             return self._opened.result()
         except BaseException:
+            # It still lets go of its folder and its port: whoever gave it those may take them away right after this.
             self._task.cancel()
+            self._ended.wait(CLOSE_DEADLINE)
             raise
 
     def close(self) -> None:
@@ -287,6 +291,8 @@ class _Life:
             if not self._opened.done():
                 self._opened.set_exception(_cause(error))
             raise
+        finally:
+            self._ended.set()
 
     async def _begin_to_close(self) -> None:
         self._closing.set()

@@ -8,6 +8,7 @@ Everything is bound to loopback and kept in one temporary folder, which goes whe
 
 from __future__ import annotations
 
+import atexit
 import secrets
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from hivemind_p2p import config
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.hive import Hive
 from hivemind_p2p.net import libp2p_host
-from hivemind_p2p.node_process import NodeProcess
+from hivemind_p2p.node_process import NodeProcess, interrupts_held_back
 from hivemind_p2p.types import parse_bytes
 
 MOST_PEERS = 64
@@ -46,21 +47,24 @@ class LocalNodes:
             raise ConfigurationError(f"a local hive can have 0 to {MOST_PEERS} peers, not {peers}")
         self._options = [f"--cpus={cpus:g}", f"--memory={parse_bytes(memory)}"]
         self._options += [f"--serve-models={'any' if serve_models else 'none'}"]
-        self.folder = Path(tempfile.mkdtemp(prefix="hivemind-p2p-"))
         self._password = secrets.token_urlsafe(16)
         self.bootstrap: NodeProcess | None = None
         self.peers: list[NodeProcess] = []
+        with interrupts_held_back():
+            self.folder = Path(tempfile.mkdtemp(prefix="hivemind-p2p-"))
+            atexit.register(self.stop)  # wherever the program ends before it comes to close its hive
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._start(peers)
             undo.pop_all()
 
     def _start(self, peers: int) -> None:
-        self.bootstrap = NodeProcess(
-            "hivemind_bootstrap",
-            ["--data", str(self.folder / "bootstrap"), "--http", "127.0.0.1:0", "--open-ledger"],
-            log=self.folder / "bootstrap.log",
-        )
+        with interrupts_held_back():
+            self.bootstrap = NodeProcess(
+                "hivemind_bootstrap",
+                ["--data", str(self.folder / "bootstrap"), "--http", "127.0.0.1:0", "--open-ledger"],
+                log=self.folder / "bootstrap.log",
+            )
         libp2p_host.preload()  # this program joins as well, and now is when it would only wait
         self.bootstrap.wait_ready()
         for _ in range(peers):
@@ -83,13 +87,15 @@ class LocalNodes:
     def begin_peer(self) -> NodeProcess:
         """Starts one more peer and returns at once; `wait_ready` on it waits until it serves."""
         name = f"peer-{len(self.peers) + 1}"
-        peer = NodeProcess(
-            "hivemind_p2p",
-            ["--data", str(self.folder / name), "--name", name, "--bootstrap", self.bootstrap_address, *self._options],
-            log=self.folder / f"{name}.log",
-            environment=self.credentials(name),
-        )
-        self.peers.append(peer)
+        place = ["--data", str(self.folder / name), "--name", name, "--bootstrap", self.bootstrap_address]
+        with interrupts_held_back():
+            peer = NodeProcess(
+                "hivemind_p2p",
+                [*place, *self._options],
+                log=self.folder / f"{name}.log",
+                environment=self.credentials(name),
+            )
+            self.peers.append(peer)
         return peer
 
     def credentials(self, username: str) -> dict[str, str]:
@@ -112,14 +118,16 @@ class LocalNodes:
         )
 
     def stop(self) -> None:
-        """Ends every process, the peers before the bootstrap, and removes the folder."""
-        for peer in self.peers:
-            peer.begin_stop()
-        for peer in self.peers:
-            peer.stop()
-        if self.bootstrap is not None:
-            self.bootstrap.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Ends every process, the peers before the bootstrap, and removes the folder; Ctrl-C waits for that."""
+        with interrupts_held_back():
+            for peer in self.peers:
+                peer.begin_stop()
+            for peer in self.peers:
+                peer.stop()
+            if self.bootstrap is not None:
+                self.bootstrap.stop()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            atexit.unregister(self.stop)
 
 
 class LocalHive(Hive):

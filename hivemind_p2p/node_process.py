@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,22 @@ STOP_DEADLINE = 10.0
 
 LOG_TAIL_BYTES = 2000
 """How much of a failed node's log goes into the error."""
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Lets Ctrl-C wait until the block is done, so that no process or folder that it makes is lost sight of."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+        if came.is_set():
+            signal.raise_signal(signal.SIGINT)
 
 
 class NodeProcess:

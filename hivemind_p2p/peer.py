@@ -23,7 +23,7 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.service import SwarmService
-from hivemind_p2p.config import Settings
+from hivemind_p2p.config import Settings, keep_torch_files_in
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
 from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
@@ -238,6 +238,7 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
     )
     stage_service = None
     if own.serves_models:
+        keep_torch_files_in(peer.folder / "torch")
         stage_service = StageService(
             peer.network,
             peer.content,

@@ -147,3 +147,12 @@ def test_folders_of_this_user(monkeypatch):
     assert config.config_file().name == "config.toml"
     assert "hivemind_p2p" in str(config.config_file())
     assert "hivemind_p2p" in str(config.data_folder())
+
+
+def test_torch_keeps_its_files_where_it_is_told_unless_somebody_told_it_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    config.keep_torch_files_in(tmp_path / "torch")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch")
+    config.keep_torch_files_in(tmp_path / "other")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch")

@@ -1,14 +1,16 @@
 """A node as a child process: its ready line, its log, its end, and ours."""
 
 import os
+import signal
 import sys
+import threading
 
 import psutil
 import pytest
 
 from hivemind_p2p import node_process
 from hivemind_p2p.errors import NetworkError
-from hivemind_p2p.node_process import NodeProcess
+from hivemind_p2p.node_process import NodeProcess, interrupts_held_back
 
 READY = """
 import json, os, signal, sys
@@ -100,3 +102,33 @@ def test_it_is_in_a_session_of_its_own(start):
     assert os.getsid(node.pid) == node.pid != os.getsid(0)
     assert psutil.Process(node.pid).exe() == psutil.Process().exe()
     assert sys.executable in psutil.Process(node.pid).cmdline()
+
+
+def test_ctrl_c_waits_until_a_process_is_noted():
+    steps = []
+
+    def start():
+        with interrupts_held_back():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("noted")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert steps == ["noted"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_without_ctrl_c_nothing_is_raised_and_threads_may_do_it_too():
+    ran = []
+
+    def in_a_thread():
+        with interrupts_held_back():
+            ran.append(True)
+
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    with interrupts_held_back():
+        ran.append(True)
+    assert ran == [True, True]
