@@ -293,8 +293,8 @@ def _find_function(name: str) -> Callable[..., Any]:
             found = runpy.run_path(place)[attribute]
         else:
             found = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, KeyError, OSError, SyntaxError, TypeError) as error:
-        raise ConfigurationError(f"cannot find the function {name!r}: {error}") from error
+    except Exception as error:  # the file is the user's, and may raise anything when it is read
+        raise ConfigurationError(f"cannot find the function {name!r}: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ConfigurationError(f"{name!r} is no function but a {type(found).__name__}")
     return found  # type: ignore[no-any-return]

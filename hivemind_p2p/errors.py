@@ -287,6 +287,8 @@ class TaskMemoryError(TaskError):
 class TaskCrashedError(TaskError):
     """The child process died."""
 
+    default_hint = "Look for what ends a whole process in the function: os._exit, or native code that crashes."
+
 
 class SandboxError(TaskError):
     """The sandbox could not be set up."""
