@@ -29,7 +29,7 @@ from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
 from hivemind_p2p.errors import AccountExistsError, AuthenticationError, ConfigurationError, HivemindError
 from hivemind_p2p.identity import Identity
-from hivemind_p2p.net.addresses import split_peer
+from hivemind_p2p.net.addresses import join_peer, split_peer
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.offers import OfferService
@@ -85,7 +85,7 @@ class Peer:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where this peer can be dialled, with its id."""
-        return tuple(f"{address}/p2p/{self.peer_id}" for address in self.network.addresses)
+        return join_peer(PeerInfo(self.peer_id, self.network.addresses))
 
     def statistics(self) -> dict[str, Any]:
         """The figures of every service, by its name."""

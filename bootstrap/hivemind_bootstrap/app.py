@@ -27,6 +27,7 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
 from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.addresses import join_peer
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.offers import OfferService
@@ -105,7 +106,7 @@ async def _start_services(
 
 
 def _full_addresses(network: Router) -> tuple[str, ...]:
-    return tuple(f"{address}/p2p/{network.peer_id}" for address in network.addresses)
+    return join_peer(PeerInfo(network.peer_id, network.addresses))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from hivemind_p2p.errors import (
 )
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Channel, Clock, Network, TaskStatus
+from hivemind_p2p.net.addresses import join_peer
 from hivemind_p2p.proto import dht_pb2
 from hivemind_p2p.types import PeerId, PeerInfo, Record
 
@@ -256,7 +257,7 @@ class DirectoryService:
             try:
                 await self._asker.request(seed, FindPeers(ids.of_peer(self._node.own)), deadline)
             except HivemindError as error:
-                where = ", ".join(f"{address}/p2p/{seed.peer_id}" for address in seed.addresses) or seed.peer_id
+                where = ", ".join(join_peer(seed)) or seed.peer_id
                 silent.append(f"{where} did not answer ({error.message})")
 
         async with trio.open_nursery() as nursery:
