@@ -14,6 +14,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     │   ├── StreamClosedError         the other side ended a stream, or vanished, in mid-conversation
     │   ├── DeadlineExceededError     a peer did not answer in time
     │   ├── ProtocolError             a peer sent something malformed or too large
+    │   │   └── NotSpokenError        a peer does not speak the protocol that was asked for
     │   ├── BusyError                 a peer has no room for another request
     │   └── RemoteError               the other side failed for a reason that has no class here
     ├── DirectoryError
@@ -133,6 +134,12 @@ class ProtocolError(NetworkError):
     """A peer sent something malformed or too large."""
 
     default_hint = "The other peer may run another version of hivemind_p2p, or be broken."
+
+
+class NotSpokenError(ProtocolError):
+    """A peer does not speak the protocol that was asked for."""
+
+    default_hint = "The service behind it is not switched on there, or that peer runs another version."
 
 
 class BusyError(NetworkError):
