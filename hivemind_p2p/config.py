@@ -36,6 +36,7 @@ class Settings:
         register: Make the account if there is none of this name.
         data: The folder of the node's state; None for a temporary one that goes with the peer.
         identity: A key file; None for ``<data>/identity.key``.
+        hive_key: The key file of a private hive; None for a hive that is open to everybody.
         listen: Multiaddrs to listen on.
         name: What others see beside the peer id.
         lend: Whether tasks are taken.
@@ -53,6 +54,7 @@ class Settings:
     register: bool = False
     data: Path | None = None
     identity: Path | None = None
+    hive_key: Path | None = None
     listen: tuple[str, ...] = (defaults.LISTEN_ADDRESS,)
     name: str = ""
     lend: bool = False
@@ -109,6 +111,12 @@ def load(**flags: Any) -> Settings:
     ):
         merged |= {name: _convert(name, value, source) for name, value in values.items()}
     return Settings(**merged)
+
+
+def hive_key_of_the_environment() -> Path | None:
+    """The key file that the environment names: for a bootstrap, which reads no config file."""
+    named = _from_environment(os.environ).get("hive_key")
+    return None if named is None else _path(named)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -190,6 +198,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "lend": _truth,
     "data": _path,
     "identity": _path,
+    "hive_key": _path,
     "listen": _addresses,
     "cpus": _positive,
     "memory": parse_bytes,

@@ -6,11 +6,13 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     HivemindError
     ├── ConfigurationError            a flag, environment variable or config file is wrong
     ├── IdentityError                 a key file is missing, unreadable or not an Ed25519 key
+    ├── HiveKeyError                  the key file of a private hive is missing, unreadable or no key
     ├── NetworkError
     │   ├── AddressError              a multiaddr cannot be understood
     │   ├── PortInUseError            another process listens on the port
     │   ├── PeerUnreachableError      no address of a peer answered
     │   │   └── BootstrapUnreachableError
+    │   │       └── PrivateHiveError  the hive is private, and this peer has no key for it, or another one
     │   ├── StreamClosedError         the other side ended a stream, or vanished, in mid-conversation
     │   ├── DeadlineExceededError     a peer did not answer in time
     │   ├── ProtocolError             a peer sent something malformed or too large
@@ -94,6 +96,12 @@ class IdentityError(HivemindError):
     default_hint = "Restore the key file from a backup, or move it away to get a new identity."
 
 
+class HiveKeyError(HivemindError):
+    """The key file of a private hive is missing, unreadable or no key."""
+
+    default_hint = "Ask the hive's operator for the key file and pass it with --hive-key."
+
+
 class NetworkError(HivemindError):
     """Something between two peers went wrong."""
 
@@ -120,6 +128,12 @@ class BootstrapUnreachableError(PeerUnreachableError):
     """The bootstrap did not answer."""
 
     default_hint = "Check the bootstrap's address and that `hivemind-bootstrap run` is running there."
+
+
+class PrivateHiveError(BootstrapUnreachableError):
+    """The hive is private, and this peer has no key for it, or another one."""
+
+    default_hint = "Ask its operator for the key file and pass it with --hive-key."
 
 
 class StreamClosedError(NetworkError):

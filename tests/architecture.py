@@ -19,6 +19,7 @@ LAYERS = {
     "config": 0,
     "data_folder": 0,
     "defaults": 0,
+    "hive_key": 0,
     "identity": 0,
     "telemetry": 0,
     "proto": 1,
