@@ -57,6 +57,7 @@ SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "model", "views"}
 does so, and only there."""
 
 DECISIONS = {
+    "net": ("addresses", "reachability"),
     "dht": ("ids", "lookup", "messages", "node", "publications", "records", "routing_table", "wire"),
     "bt": ("bencode", "bitfield", "download", "hashing", "link", "metainfo", "metainfo_codec", "picker", "wire"),
     "sharding": ("generation", "headers", "placement", "route", "sampling"),

@@ -111,6 +111,41 @@ def tcp_endpoint(address: str) -> tuple[str, int]:
     return parts[0][1], int(parts[1][1])
 
 
+def ip_endpoint(address: str) -> tuple[str, int]:
+    """The IP address and the port of a plain TCP address that has no name to look up.
+
+    Raises:
+        AddressError: It is something else.
+    """
+    host, port = tcp_endpoint(address)
+    if parse(address)[0][0] not in ("ip4", "ip6"):
+        raise AddressError(f"names a host instead of an IP address: {address!r}")
+    return host, port
+
+
+def ip_address(host: str, port: int) -> str:
+    """The plain TCP address of an IP address and a port.
+
+    Raises:
+        AddressError: The host is no IP address.
+    """
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError as error:
+        raise AddressError(f"not an IP address: {host!r}") from error
+    plain = getattr(ip, "ipv4_mapped", None) or ip
+    return f"/ip{plain.version}/{plain}/tcp/{port}"
+
+
+def is_global(address: str) -> bool:
+    """Whether a plain TCP address can be dialled from anywhere: a public IP address."""
+    try:
+        host, port = ip_endpoint(address)
+    except AddressError:
+        return False
+    return ipaddress.ip_address(host).is_global and port > 0
+
+
 def is_dialable(address: str) -> bool:
     """Whether the address is one that this version can dial: plain TCP to a port."""
     try:
@@ -118,6 +153,50 @@ def is_dialable(address: str) -> bool:
     except AddressError:
         return False
     return port > 0
+
+
+def is_circuit(address: str) -> bool:
+    """Whether an address leads through a relay: ``<where the relay is>/p2p/<relay>/p2p-circuit``."""
+    try:
+        relay_of(address)
+    except AddressError:
+        return False
+    return True
+
+
+def relay_of(address: str) -> PeerInfo:
+    """The relay that a circuit address leads through.
+
+    Args:
+        address: ``/ip4/.../tcp/.../p2p/<relay>/p2p-circuit``, with or without the peer at its end. The place of the
+            relay must be a plain TCP address: no relay behind a relay.
+
+    Raises:
+        AddressError: It is something else.
+    """
+    parts = parse(address)
+    if parts[-1][0] == "p2p":
+        parts = parts[:-1]
+    if len(parts) != 4 or parts[3][0] != "p2p-circuit" or parts[2][0] != "p2p":
+        raise AddressError(f"not an address through a relay: {address!r}")
+    place = render(parts[:2])
+    if not is_dialable(place):
+        raise AddressError(f"the relay in {address!r} is not at a plain TCP address")
+    return PeerInfo(PeerId(parts[2][1]), (place,))
+
+
+def circuit_addresses(relay: PeerInfo) -> tuple[str, ...]:
+    """Where a peer that has a place at a relay can be dialled."""
+    direct = PeerInfo(relay.peer_id, tuple(filter(is_dialable, relay.addresses)))
+    return tuple(f"{address}/p2p-circuit" for address in join_peer(direct))
+
+
+def by_relay_only(addresses: tuple[str, ...]) -> bool:
+    """Whether a peer with these addresses is reached from outside its own network through a relay only.
+
+    Its private addresses don't count: they are of use to its neighbours at most.
+    """
+    return any(map(is_circuit, addresses)) and not any(map(is_global, addresses))
 
 
 def on_each_interface(address: str, interfaces: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,10 +7,16 @@ from hypothesis import strategies as st
 from hivemind_p2p.errors import AddressError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import (
+    by_relay_only,
+    circuit_addresses,
+    ip_address,
+    ip_endpoint,
+    is_circuit,
     is_dialable,
     join_peer,
     on_each_interface,
     parse,
+    relay_of,
     render,
     split_peer,
     tcp_endpoint,
@@ -110,3 +116,54 @@ def test_a_listener_everywhere_is_dialled_at_each_interface():
     assert on_each_interface("/ip6/::/tcp/7", interfaces) == ("/ip6/2001:db8::5/tcp/7",)
     assert on_each_interface("/ip4/0.0.0.0/tcp/7", ("127.0.0.1",)) == ("/ip4/127.0.0.1/tcp/7",)
     assert on_each_interface("/ip4/127.0.0.1/tcp/7", interfaces) == ("/ip4/127.0.0.1/tcp/7",)
+
+
+RELAY_PLACES = PeerInfo(RELAY, ("/ip4/9.9.9.9/tcp/4001", "/ip4/10.0.0.1/tcp/0"))
+CIRCUIT = f"/ip4/9.9.9.9/tcp/4001/p2p/{RELAY}/p2p-circuit"
+
+
+def test_an_address_through_a_relay_is_written_and_read():
+    assert circuit_addresses(RELAY_PLACES) == (CIRCUIT,)
+    assert relay_of(CIRCUIT) == relay_of(f"{CIRCUIT}/p2p/{PEER}") == PeerInfo(RELAY, RELAY_PLACES.addresses[:1])
+    assert split_peer(f"{CIRCUIT}/p2p/{PEER}") == PeerInfo(PEER, (CIRCUIT,))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/ip4/9.9.9.9/tcp/4001",
+        f"/p2p/{RELAY}/p2p-circuit",
+        f"/ip4/9.9.9.9/udp/4001/p2p/{RELAY}/p2p-circuit",
+        f"/ip4/9.9.9.9/tcp/0/p2p/{RELAY}/p2p-circuit",
+        f"{CIRCUIT}/p2p/{PEER}/p2p-circuit",
+    ],
+)
+def test_what_leads_through_no_relay_at_a_plain_place_is_refused(address):
+    assert not is_circuit(address)
+    with pytest.raises(AddressError):
+        relay_of(address)
+
+
+def test_a_peer_is_relayed_when_none_of_its_own_addresses_is_public():
+    assert by_relay_only(("/ip4/192.168.1.5/tcp/1", CIRCUIT))
+    assert not by_relay_only(("/ip4/9.8.7.6/tcp/1", CIRCUIT))
+    assert not by_relay_only(("/ip4/192.168.1.5/tcp/1",))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("9.9.9.9", "/ip4/9.9.9.9/tcp/7"),
+        ("::ffff:9.9.9.9", "/ip4/9.9.9.9/tcp/7"),
+        ("fe80::1%eth0", "/ip6/fe80::1/tcp/7"),
+    ],
+)
+def test_a_socket_address_becomes_a_multiaddr(host, address):
+    assert ip_address(host, 7) == address
+
+
+def test_a_name_is_no_ip_address():
+    with pytest.raises(AddressError):
+        ip_address("example.org", 7)
+    with pytest.raises(AddressError):
+        ip_endpoint("/dns4/example.org/tcp/7")
