@@ -150,6 +150,12 @@ class Network(Protocol):
             DeadlineExceededError: It did not answer within `deadline` seconds.
         """
 
+    def serve_stream(self, protocol: str, handler: StreamHandler, *, most_at_once: int = 256) -> None:
+        """Answers a protocol that frames its messages itself: those of others, mostly. One that is busy closes."""
+
+    async def open_stream(self, peer: PeerId, protocol: str, *, deadline: float = 10.0) -> ByteStream:
+        """A bare stream to a peer; raises what `open` does."""
+
 
 class Directory(Protocol):
     """Signed, expiring records under keys, each signer holding one record a key. `dht.service` is it."""

@@ -9,6 +9,8 @@ import hashlib
 from functools import lru_cache
 from typing import NewType
 
+import base58
+
 from hivemind_p2p.types import PeerId
 
 NodeId = NewType("NodeId", int)
@@ -20,13 +22,25 @@ ID_BYTES = ID_BITS // 8
 
 @lru_cache(maxsize=8192)
 def of_peer(peer: PeerId) -> NodeId:
-    """Where a peer lies: the SHA-256 of its id as text."""
-    return from_bytes(hashlib.sha256(peer.encode()).digest())
+    """Where a peer lies: the SHA-256 of the bytes of its id (the libp2p Kademlia specification).
+
+    What is no base58, as the made-up names of simulations, is hashed as text.
+    """
+    try:
+        raw = base58.b58decode(peer)
+    except ValueError:
+        raw = peer.encode()
+    return of_bytes(raw)
+
+
+def of_bytes(key: bytes) -> NodeId:
+    """Where a key of the standard's messages lies: its SHA-256."""
+    return from_bytes(hashlib.sha256(key).digest())
 
 
 def of_key(key: str) -> NodeId:
     """Where a key lies: the SHA-256 of its text."""
-    return from_bytes(hashlib.sha256(key.encode()).digest())
+    return of_bytes(key.encode())
 
 
 def from_bytes(data: bytes) -> NodeId:

@@ -29,7 +29,7 @@ from hivemind_p2p.errors import (
     RemoteError,
     StreamClosedError,
 )
-from hivemind_p2p.interfaces import ByteStream, ChannelHandler, Transport
+from hivemind_p2p.interfaces import ByteStream, ChannelHandler, StreamHandler, Transport
 from hivemind_p2p.net.framing import FramedChannel
 from hivemind_p2p.net.pipe import stream_pair
 from hivemind_p2p.types import PeerId, PeerInfo
@@ -72,7 +72,7 @@ class Router:
     def __init__(self, transport: Transport, nursery: trio.Nursery) -> None:
         self._transport = transport
         self._nursery = nursery
-        self._services: dict[str, _Service] = {}
+        self._services: dict[str, _Service | _BareService] = {}
         self._opened = self._unopened = 0
 
     @property
@@ -116,6 +116,23 @@ class Router:
         self._services[protocol] = service
         self._transport.set_handler(protocol, service.answer)
 
+    def serve_stream(self, protocol: str, handler: StreamHandler, *, most_at_once: int = 256) -> None:
+        """Answers a protocol that frames its messages itself. Errors are logged; the caller sees the stream end."""
+        service = _BareService(protocol, handler, most_at_once)
+        self._services[protocol] = service
+        self._transport.set_handler(protocol, service.answer)
+
+    async def open_stream(self, peer: PeerId, protocol: str, *, deadline: float = 10.0) -> ByteStream:
+        """A bare stream to a peer, which may be this one; takes and raises what `open` does."""
+        try:
+            stream = await self._open_stream(peer, protocol, deadline)
+        except NetworkError as error:
+            self._unopened += 1
+            _events.debug("open_failed", peer=peer, protocol=protocol, error=error.code())
+            raise
+        self._opened += 1
+        return stream
+
     async def open(self, peer: PeerId, protocol: str, *, deadline: float = 10.0) -> FramedChannel:
         """A channel to a peer, which may be this one.
 
@@ -129,14 +146,7 @@ class Router:
             ProtocolError: It does not speak the protocol.
             DeadlineExceededError: It did not answer within `deadline` seconds.
         """
-        try:
-            stream = await self._open_stream(peer, protocol, deadline)
-        except NetworkError as error:
-            self._unopened += 1
-            _events.debug("open_failed", peer=peer, protocol=protocol, error=error.code())
-            raise
-        self._opened += 1
-        return FramedChannel(stream)
+        return FramedChannel(await self.open_stream(peer, protocol, deadline=deadline))
 
     async def _open_stream(self, peer: PeerId, protocol: str, deadline: float) -> ByteStream:
         if peer == self.peer_id:
@@ -214,6 +224,41 @@ class _Service:
             return DeadlineExceededError("the conversation took longer than this peer allows")
         _events.error("handler_failed", error=repr(error), traceback=_traceback(error), **details)
         return RemoteError(f"the handler of {self.protocol} failed with {type(error).__name__}")
+
+
+class _BareService:
+    """One protocol that frames its messages itself: its handler and its counters."""
+
+    def __init__(self, protocol: str, handler: StreamHandler, most_at_once: int) -> None:
+        self.protocol = protocol
+        self._handler = handler
+        self._most_at_once = most_at_once
+        self.answering = self.answered = self.failed = self.refused = 0
+
+    async def answer(self, stream: ByteStream) -> None:
+        """Handles one conversation and closes its stream; raises nothing but cancellation."""
+        if self.answering >= self._most_at_once:
+            self.refused += 1
+            _events.warning("refused", peer=stream.remote, protocol=self.protocol)
+            await stream.aclose()
+            return
+        self.answering += 1
+        try:
+            await self._handler(stream)
+            self.answered += 1
+        except Exception as error:
+            self.failed += 1
+            self._log(_only_leaf(error), stream)
+        finally:
+            self.answering -= 1
+            await stream.aclose()
+
+    def _log(self, error: Exception, stream: ByteStream) -> None:
+        details = {"peer": stream.remote, "protocol": self.protocol}
+        if isinstance(error, HivemindError | trio.TooSlowError | trio.BrokenResourceError):
+            _events.info("handler_raised", error=str(error), **details)
+            return
+        _events.error("handler_failed", error=repr(error), traceback=_traceback(error), **details)
 
 
 async def _farewell(channel: FramedChannel, failure: HivemindError | None) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 
+import base58
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +11,14 @@ from hivemind_p2p.types import PeerId
 points = st.integers(0, 2**256 - 1).map(ids.NodeId)
 
 
-def test_points_are_the_sha256_of_the_text():
+def test_points_are_the_sha256_of_a_key_and_of_the_bytes_of_a_peer_id():
+    peer = PeerId("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5")
     assert ids.to_bytes(ids.of_key("offers")) == hashlib.sha256(b"offers").digest()
-    assert ids.to_bytes(ids.of_peer(PeerId("12D3"))) == hashlib.sha256(b"12D3").digest()
+    assert ids.to_bytes(ids.of_peer(peer)) == hashlib.sha256(base58.b58decode(peer)).digest()
+
+
+def test_made_up_names_have_points_as_well():
+    assert ids.to_bytes(ids.of_peer(PeerId("peer 0"))) == hashlib.sha256(b"peer 0").digest()
 
 
 @given(points)

@@ -181,3 +181,40 @@ async def test_what_cannot_be_opened_says_why(nursery, autojump_clock):
         await alice.open(BOB.peer_id, ECHO)
     with pytest.raises(PeerUnreachableError, match="no address"):
         await bob.open(Identity(b"c" * 32).peer_id, ECHO)
+
+
+async def test_a_protocol_that_frames_its_own_messages_gets_bare_streams(autojump_clock):
+    async with trio.open_nursery() as nursery:
+        alice, bob = pair(nursery)
+
+        async def shout(stream):
+            await stream.send_all((await stream.receive_some()).upper())
+
+        bob.serve_stream("/test/shout/1", shout)
+        stream = await alice.open_stream(bob.peer_id, "/test/shout/1")
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"HELLO"
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+        assert bob.statistics().answered == 1
+
+
+async def test_a_bare_handler_that_raises_or_is_busy_ends_its_stream_only(autojump_clock):
+    async with trio.open_nursery() as nursery:
+        alice, bob = pair(nursery)
+
+        async def stumble(stream):
+            await stream.receive_some()
+            raise ValueError("a bug")
+
+        bob.serve_stream("/test/bug/1", stumble, most_at_once=1)
+        first = await alice.open_stream(bob.peer_id, "/test/bug/1")
+        await trio.testing.wait_all_tasks_blocked()
+        second = await alice.open_stream(bob.peer_id, "/test/bug/1")
+        assert await second.receive_some() == b""
+        await first.send_all(b"x")
+        assert await first.receive_some() == b""
+        statistics = bob.statistics()
+        assert (statistics.failed, statistics.refused, statistics.answering) == (1, 1, {"/test/bug/1": 0})
+        await first.aclose()
+        await second.aclose()
