@@ -6,6 +6,9 @@ set -eu
 missing=""
 # The peer's sandbox.
 command -v bwrap >/dev/null 2>&1 || missing="$missing bubblewrap"
+# The laboratory of network namespaces, with real NATs.
+command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
+command -v iptables >/dev/null 2>&1 || missing="$missing iptables"
 
 [ -n "$missing" ] || exit 0
 
