@@ -28,6 +28,7 @@ from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import join_peer
+from hivemind_p2p.net.clock import serve_clock
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.offers import OfferService
@@ -88,6 +89,7 @@ async def _open(config: BootstrapConfig) -> AsyncIterator[tuple[Router, StatusSo
 async def _start_services(
     config: BootstrapConfig, identity: Identity, network: Router, store: Store, nursery: trio.Nursery
 ) -> StatusSource:
+    serve_clock(network, time.time)
     directory = DirectoryService(network, identity, clock=time.time, seeds=())
     await nursery.start(directory.run)
     AccountsService(
