@@ -13,7 +13,8 @@ from hivemind_p2p.dht.ids import NodeId
 from hivemind_p2p.dht.lookup import Lookup
 from hivemind_p2p.dht.messages import FindPeers, FindRecords, Question, Request, Response
 from hivemind_p2p.dht.node import Node, check_page
-from hivemind_p2p.dht.records import RecordStore, SignedRecord
+from hivemind_p2p.dht.record_store import RecordStore
+from hivemind_p2p.dht.records import SignedRecord
 from hivemind_p2p.dht.walk import Ask, walk
 from hivemind_p2p.errors import BusyError, HivemindError, NetworkError
 from hivemind_p2p.interfaces import Clock, Network
@@ -83,10 +84,12 @@ class Asker:
         """Looks up the records under a key, tombstones among them: this peer's replica and others, merged."""
         merged = self._node.new_merge(key, self._clock())
 
-        async def ask(info: PeerInfo) -> Sequence[PeerInfo]:
-            return await self._read(info, key, merged)
+        lookup = self._node.find_records(key, trio.current_time())
 
-        await self._walk(self._node.find_records(key, trio.current_time()), ask)
+        async def ask(info: PeerInfo) -> Sequence[PeerInfo]:
+            return await self._read(info, key, merged, lookup)
+
+        await self._walk(lookup, ask)
         return merged.get(key, self._clock())
 
     def doubt(self, doubtful: PeerInfo | None) -> None:
@@ -111,27 +114,29 @@ class Asker:
         """Closes the channels that were not used for so many seconds; 0 for all."""
         await self._channels.close_idle(older_than)
 
-    async def _read(self, info: PeerInfo, key: str, merged: RecordStore) -> Sequence[PeerInfo]:
+    async def _read(self, info: PeerInfo, key: str, merged: RecordStore, lookup: Lookup) -> Sequence[PeerInfo]:
         """Reads all pages of a replica; what has come before it fails stays."""
         question = FindRecords(key)
         peers: Sequence[PeerInfo] = ()
+        told: set[bytes] = set()
+        news = False
         for _ in range(MOST_PAGES):
             response = await self.request(info, question)
             check_page(question, response, info.peer_id)
-            self._node.merge(merged, key, response.records, self._clock())
+            news |= self._node.merge(merged, key, response.records, self._clock())
+            told.update(record.body for record in response.records)
             peers = peers or self._worth_asking(response)
             if not response.next:
                 break
             question = FindRecords(key, response.next)
+        if told:
+            lookup.holds(info.peer_id, agrees=self._node.agrees(merged, key, told, self._clock()), news=news)
         return peers
 
     async def _walk(self, lookup: Lookup, ask: Ask) -> None:
         self.lookups += 1
-        left_behind = await walk(lookup, ask)
-        at = trio.current_time()
-        for peer in left_behind:
-            self._node.table.failed(peer, at)
-        self._node.table.refreshed(lookup.target, at)
+        await walk(lookup, ask)
+        self._node.finished(lookup, trio.current_time())
 
     def _worth_asking(self, response: Response) -> tuple[PeerInfo, ...]:
         return self._node.worth_asking(response.peers, trio.current_time())

@@ -1,32 +1,53 @@
 """How the peers closest to a point are found: ask the closest known ones who is closer, until nobody is.
 
-A plain state machine: `next` says whom to ask now; `answered`, `failed` and `slow` tell what became of it.
-The lookup is over when the closest peers that can be had have all answered (the Kademlia paper, section 2.3).
+A plain state machine: `next` says whom to ask now; `answered`, `failed` and `slow` tell what became of it, `holds` that
+a peer has told records. The lookup is over when the closest peers that can be had have all answered (the Kademlia
+paper, section 2.3), or, where records are looked for, when enough of the closest have told the same.
+
+A lookup takes several disjoint paths at once (S/Kademlia, see `paths`): what a peer names is followed on the path
+that asked it and on no other, and no peer is asked twice. So a liar misleads the path that it lies on, and no other.
 A peer that answers slowly is not waited for once enough others have answered, so one stalled peer delays nobody.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
+from itertools import islice
 
 from hivemind_p2p.dht import ids
 from hivemind_p2p.dht.ids import NodeId
+from hivemind_p2p.dht.paths import Path
+from hivemind_p2p.dht.population import CROWD, CROWD_SHARE
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE
 from hivemind_p2p.types import PeerId, PeerInfo
 
 PARALLEL = 3
-"""Requests on the way at once (Kademlia's alpha)."""
+"""Requests on the way at once (Kademlia's alpha) while the neighbourhood of the target is looked for."""
+
+PATHS = 3
+"""Disjoint paths: with one request at a time each they cost what one path with three costs."""
+
+PATH_WIDTH = 5
+"""Closest peers of each single path that have to answer, even where other paths know closer ones (or liars do)."""
 
 READ_WIDTH = 8
-"""Replicas that a lookup of records asks. Records are stored at 20, so that one of these 8 nearly always has it."""
+"""Replicas that a lookup of records asks where they differ. Records are stored at 20, so that one of these 8 nearly
+always has it."""
+
+QUORUM = 3
+"""Replicas among the `READ_WIDTH` closest that settle a lookup of records by telling exactly the same ones. A copy that
+is farther away (see `caching`) or out of date settles nothing."""
 
 ENOUGH = 3
 """Answers after which slow peers are no longer waited for."""
 
 MOST_ASKED = 128
 """Peers asked in one lookup: three times what the largest simulated hive needs; a bound on what liars can cost."""
+
+WIDEST = 64
+"""Closest peers that have to answer where somebody crowds the target (see `population`)."""
 
 
 class _State(Enum):
@@ -37,15 +58,21 @@ class _State(Enum):
     FAILED = auto()
 
 
+_GONE = (_State.FAILED, _State.SLOW)
+
+
 class Lookup:
     """One lookup.
 
     Args:
         target: The point looked for.
-        start: The peers to begin with.
+        start: The peers to begin with, dealt out to the paths.
         own: This peer, never asked.
         width: How many of the closest peers have to answer.
         parallel: Requests on the way at once.
+        paths: Disjoint paths; fewer where fewer peers are known or fewer requests allowed.
+        quorum: Replicas whose records settle it; 0 for a lookup of peers.
+        reach: The distance within which as many honest peers lie as hold a record; 0 if unknown.
     """
 
     def __init__(
@@ -56,26 +83,46 @@ class Lookup:
         own: PeerId,
         width: int = BUCKET_SIZE,
         parallel: int = PARALLEL,
+        paths: int = PATHS,
+        quorum: int = 0,
+        reach: int = 0,
     ) -> None:
         self.target = target
         self._own = own
         self._width = width
-        self._parallel = parallel
-        self._order: list[tuple[int, PeerId]] = []
+        self._quorum = quorum
+        self._path_width = min(PATH_WIDTH, -(-width // paths))
+        self._reach = reach
         self._infos: dict[PeerId, PeerInfo] = {}
         self._states: dict[PeerId, _State] = {}
+        self._path_of: dict[PeerId, Path] = {}
+        self._order: list[tuple[int, PeerId]] = []
+        self._holders: set[PeerId] = set()
+        self._agreeing: set[PeerId] = set()
         self._asked = 0
-        for info in start:
-            self._add(info)
+        first = {info.peer_id: info for info in start if info.peer_id != own}
+        count = max(1, min(paths, parallel, len(first)))
+        self._paths = [Path(-(-(parallel - number) // count)) for number in range(count)]
+        ordered = sorted(first.values(), key=lambda info: ids.of_peer(info.peer_id) ^ target)
+        for number, info in enumerate(ordered):
+            self._add(self._paths[number % count], info)
+
+    # -- events and actions ------------------------------------------------------------------------------------------
 
     def next(self) -> tuple[PeerInfo, ...]:
         """Whom to ask now, closest first; they count as asked."""
-        room = min(self._parallel - self._on_the_way(), MOST_ASKED - self._asked)
-        waiting = [peer for peer in self._front() if self._states[peer] is _State.KNOWN]
-        chosen = waiting[: max(room, 0)]
-        for peer in chosen:
-            self._states[peer] = _State.ASKED
-        self._asked += len(chosen)
+        if self._settled():
+            return ()
+        chosen: list[PeerId] = []
+        candidates = self._candidates()
+        for path in self._paths:
+            waiting = (peer for peer in candidates if peer in path.known and self._states[peer] is _State.KNOWN)
+            for peer in list(islice(waiting, self._room(path))):
+                self._states[peer] = _State.ASKED
+                self._path_of[peer] = path
+                self._asked += 1
+                chosen.append(peer)
+        chosen.sort(key=lambda peer: ids.of_peer(peer) ^ self.target)
         return tuple(self._infos[peer] for peer in chosen)
 
     def answered(self, peer: PeerId, closer: Iterable[PeerInfo]) -> None:
@@ -83,35 +130,74 @@ class Lookup:
         if self._states.get(peer) not in (_State.ASKED, _State.SLOW):
             return
         self._states[peer] = _State.ANSWERED
+        path = self._path_of[peer]
+        before = path.closest_distance()
         for info in closer:
-            self._add(info)
+            self._add(path, info)
+        path.arrived = path.closest_distance() == before
+
+    def holds(self, peer: PeerId, *, agrees: bool, news: bool) -> None:
+        """A peer has told records; to be said before `answered`.
+
+        Args:
+            peer: Who.
+            agrees: Whether it told exactly what is now known to be current, nothing less and nothing else.
+            news: Whether any of it was not known before, so that those that told the former state agree no more.
+        """
+        if self._states.get(peer) not in (_State.ASKED, _State.SLOW):
+            return
+        self._holders.add(peer)
+        if news:
+            self._agreeing.clear()
+        if agrees:
+            self._agreeing.add(peer)
 
     def failed(self, peer: PeerId) -> None:
         """A peer did not answer, or nonsense."""
-        if peer in self._states:
-            self._states[peer] = _State.FAILED
+        if peer not in self._states:
+            return
+        self._states[peer] = _State.FAILED
 
     def slow(self, peer: PeerId) -> None:
         """A peer has not answered for so long that somebody else should be asked meanwhile."""
         if self._states.get(peer) is _State.ASKED:
             self._states[peer] = _State.SLOW
+            self._path_of[peer].let_down()
+
+    # -- what has come of it -----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """Whether nobody is left to ask or to wait for."""
-        front = [self._states[peer] for peer in self._front()]
-        if _State.ASKED in front or (_State.KNOWN in front and self._asked < MOST_ASKED):
+        if self._settled():
+            return True
+        states = [self._states[peer] for peer in self._candidates()]
+        if _State.ASKED in states or (_State.KNOWN in states and self._asked < MOST_ASKED):
             return False
-        return not self.slow_peers() or front.count(_State.ANSWERED) >= ENOUGH
+        return not self.slow_peers() or states.count(_State.ANSWERED) >= ENOUGH
 
     def slow_peers(self) -> tuple[PeerId, ...]:
         """The peers that were asked long ago and have not answered yet."""
         return tuple(peer for peer, state in self._states.items() if state is _State.SLOW)
 
     def closest(self) -> tuple[PeerInfo, ...]:
-        """The closest peers that answered, closest first, `width` at the most."""
-        peers = (peer for _, peer in self._order if self._states[peer] is _State.ANSWERED)
-        return tuple(self._infos[peer] for peer, _ in zip(peers, range(self._width), strict=False))
+        """The closest peers that answered, closest first: `width`, or all around a crowded target."""
+        return tuple(self._infos[peer] for peer in islice(self._answered(self._order), self._wanted()))
+
+    def replicas(self) -> tuple[PeerInfo, ...]:
+        """Where a record belongs: `closest`, and the closest few of every path, should liars have led others astray.
+
+        In an honest hive these are the same peers.
+        """
+        wanted = {info.peer_id for info in self.closest()}
+        for path in self._paths:
+            wanted.update(islice(self._answered(path), self._path_width))
+        return tuple(self._infos[peer] for _, peer in self._order if peer in wanted)
+
+    def nearest_without(self) -> PeerInfo | None:
+        """The closest peer that answered and told no records."""
+        without = (peer for peer in self._answered(self._order) if peer not in self._holders)
+        return next((self._infos[peer] for peer in without), None)
 
     def info(self, peer: PeerId) -> PeerInfo | None:
         """What is known about a peer that was met on the way and did not fail."""
@@ -122,24 +208,76 @@ class Lookup:
         """How many peers were asked so far."""
         return self._asked
 
-    def _add(self, info: PeerInfo) -> None:
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether it looks for all of the closest peers, and not just for enough records."""
+        return not self._quorum
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more peers answered from around the target than the hive's size explains."""
+        return self._reach > 0 and self._within(self._reach // CROWD_SHARE, CROWD) >= CROWD
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _add(self, path: Path, info: PeerInfo) -> None:
         peer = info.peer_id
-        if peer == self._own or peer in self._states:
+        if peer == self._own or peer in path.known:
             return
-        self._states[peer] = _State.KNOWN
-        self._infos[peer] = info
-        insort(self._order, (ids.distance(ids.of_peer(peer), self.target), peer))
+        distance = ids.of_peer(peer) ^ self.target
+        path.add(distance, peer)
+        if peer not in self._states:
+            self._states[peer] = _State.KNOWN
+            self._infos[peer] = info
+            insort(self._order, (distance, peer))
 
-    def _front(self) -> list[PeerId]:
-        """The closest `width` peers that have neither failed nor are slow."""
-        front: list[PeerId] = []
-        for _, peer in self._order:
-            if self._states[peer] in (_State.FAILED, _State.SLOW):
-                continue
-            front.append(peer)
-            if len(front) == self._width:
-                break
-        return front
+    def _answered(self, order: Iterable[tuple[int, PeerId]]) -> Iterator[PeerId]:
+        return (peer for _, peer in order if self._states[peer] is _State.ANSWERED)
 
-    def _on_the_way(self) -> int:
-        return sum(state is _State.ASKED for state in self._states.values())
+    def _front(self, order: Iterable[tuple[int, PeerId]], width: int) -> Iterator[PeerId]:
+        """The closest peers that have neither failed nor are slow."""
+        return islice((peer for _, peer in order if self._states[peer] not in _GONE), width)
+
+    def _candidates(self) -> list[PeerId]:
+        """All who have to answer, closest first."""
+        candidates = list(self._front(self._order, self._wanted()))
+        if len(self._paths) == 1:
+            return candidates
+        there = set(candidates)
+        for path in self._paths:
+            for peer in self._front(path, self._path_width):
+                if peer not in there:
+                    there.add(peer)
+                    candidates.append(peer)
+        return candidates
+
+    def _wanted(self) -> int:
+        """How many of the closest have to answer: more where somebody crowds the target, or nothing was found."""
+        if self.crowded:
+            return min(max(self._within(self._reach, WIDEST), self._width), WIDEST)
+        if self._quorum and self._holders:
+            return min(READ_WIDTH, self._width)
+        return self._width
+
+    def _within(self, distance: int, most: int) -> int:
+        """How many peers answered from within a distance of the target."""
+        near = islice(self._answered(self._order), most)
+        return sum((ids.of_peer(peer) ^ self.target) < distance for peer in near)
+
+    def _settled(self) -> bool:
+        """Whether enough of the closest replicas have told the same records."""
+        if not self._quorum or len(self._agreeing) < self._quorum or self.crowded:
+            return False
+        return sum(peer in self._agreeing for peer in self._front(self._order, READ_WIDTH)) >= self._quorum
+
+    def _room(self, path: Path) -> int:
+        """How many more requests a path may have on the way."""
+        on_the_way = sum(self._states[peer] is _State.ASKED and it is path for peer, it in self._path_of.items())
+        most = self._burst() if path.arrived else path.parallel
+        return min(max(most - on_the_way, 0), MOST_ASKED - self._asked)
+
+    def _burst(self) -> int:
+        """Requests on the way at once in the neighbourhood: all that have to answer anyway, but no more."""
+        if not self._quorum:
+            return self._width
+        return self._quorum if self._holders else READ_WIDTH

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from hivemind_p2p.dht import ids, wire
 from hivemind_p2p.dht.ids import NodeId
-from hivemind_p2p.dht.lookup import PARALLEL, READ_WIDTH, Lookup
+from hivemind_p2p.dht.lookup import PARALLEL, QUORUM, Lookup
 from hivemind_p2p.dht.messages import FindPeers, FindRecords, Refusal, Request, Response, SignedBytes, Store
-from hivemind_p2p.dht.records import RecordStore
+from hivemind_p2p.dht.population import Population
+from hivemind_p2p.dht.record_store import RecordStore
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE, RoutingTable
 from hivemind_p2p.errors import ProtocolError, RecordError
 from hivemind_p2p.types import PeerId, PeerInfo
@@ -27,12 +28,21 @@ class Node:
         own: Who it is.
         seeds: Peers that are asked where no other peer is known.
         parallel: Requests that its lookups have on the way at once.
+        store: Keeps records for the hive; a new one in memory if there is none.
     """
 
-    def __init__(self, own: PeerId, *, seeds: tuple[PeerInfo, ...] = (), parallel: int = PARALLEL) -> None:
+    def __init__(
+        self,
+        own: PeerId,
+        *,
+        seeds: tuple[PeerInfo, ...] = (),
+        parallel: int = PARALLEL,
+        store: RecordStore | None = None,
+    ) -> None:
         self.own = own
         self.table = RoutingTable(own)
-        self.store = RecordStore()
+        self.population = Population()
+        self.store = RecordStore() if store is None else store
         self.refused = 0
         self._seeds = seeds
         self._parallel = parallel
@@ -59,24 +69,44 @@ class Node:
 
     def find_peers(self, target: NodeId, at: float, *, start: tuple[PeerInfo, ...] = ()) -> Lookup:
         """A lookup of the peers closest to a point, which begins with the closest known ones and `start`."""
-        return self._lookup(target, BUCKET_SIZE, start, at)
+        return self._lookup(target, start, at)
 
     def find_records(self, key: str, at: float, *, start: tuple[PeerInfo, ...] = ()) -> Lookup:
-        """A lookup of the replicas of a key that have to be read."""
-        return self._lookup(ids.of_key(key), READ_WIDTH, start, at)
+        """A lookup of the records under a key: it ends once enough of the closest replicas have told the same."""
+        return self._lookup(ids.of_key(key), start, at, quorum=QUORUM)
+
+    def finished(self, lookup: Lookup, at: float) -> None:
+        """Learns from a lookup that has come to its end, however it went."""
+        for peer in lookup.slow_peers():
+            self.table.failed(peer, at)
+        self.table.refreshed(lookup.target, at)
+        if lookup.is_exhaustive:
+            closest = lookup.closest()[:BUCKET_SIZE]
+            distances = tuple(ids.distance(ids.of_peer(info.peer_id), lookup.target) for info in closest)
+            self.population.observe(lookup.target, distances)
 
     def worth_asking(self, peers: tuple[PeerInfo, ...], at: float) -> tuple[PeerInfo, ...]:
         """The peers that can be dialled and have not just failed, with the addresses that they gave themselves."""
         known = (self.table.get(info.peer_id) or info for info in peers)
         return tuple(info for info in known if info.addresses and not self.table.is_avoided(info.peer_id, at))
 
-    def merge(self, merged: RecordStore, key: str, records: tuple[SignedBytes, ...], now: float) -> None:
-        """Takes a replica's records into a lookup's result; what is forged, expired or under another key is not."""
+    def merge(self, merged: RecordStore, key: str, records: tuple[SignedBytes, ...], now: float) -> bool:
+        """Takes a replica's records into a lookup's result; what is forged, expired or under another key is not.
+
+        Returns:
+            Whether any of them was news.
+        """
+        news = False
         for record in records:
             try:
-                merged.put(record.body, record.signature, now, under=key)
+                news |= merged.put(record.body, record.signature, now, under=key)
             except RecordError:
                 self.refused += 1
+        return news
+
+    def agrees(self, merged: RecordStore, key: str, told: set[bytes], now: float) -> bool:
+        """Whether a replica has told (the bodies of) all that a lookup has merged so far, and nothing else."""
+        return told == {signed.body for signed in merged.get(key, now)}
 
     def new_merge(self, key: str, now: float) -> RecordStore:
         """The result of a lookup to begin with: this peer's own replica."""
@@ -85,9 +115,16 @@ class Node:
             merged.adopt(signed, now)
         return merged
 
-    def _lookup(self, target: NodeId, width: int, start: tuple[PeerInfo, ...], at: float) -> Lookup:
+    def _lookup(self, target: NodeId, start: tuple[PeerInfo, ...], at: float, *, quorum: int = 0) -> Lookup:
         known = self.worth_asking(self.table.closest(target, BUCKET_SIZE), at)
-        return Lookup(target, (*(known or self._seeds), *start), own=self.own, width=width, parallel=self._parallel)
+        return Lookup(
+            target,
+            (*(known or self._seeds), *start),
+            own=self.own,
+            parallel=self._parallel,
+            quorum=quorum,
+            reach=self.population.reach(BUCKET_SIZE),
+        )
 
     def _keep(self, records: tuple[SignedBytes, ...], now: float) -> tuple[Refusal, ...]:
         refusals: list[Refusal] = []

@@ -1,17 +1,20 @@
 """Which peers this peer knows: Kademlia's buckets, one for each length of prefix shared with its own id.
 
 A bucket keeps the peers that have been around the longest, since those are the likeliest to stay (the Kademlia
-paper, section 2.1): a newcomer to a full bucket waits among the replacements until somebody there fails.
+paper, section 2.1): a newcomer to a full bucket waits among the replacements until somebody there fails. There is one
+exception: where one network has filled a bucket, a newcomer from elsewhere takes the place of its youngest, so that
+whoever rents many addresses in one place can't keep others out (see `networks`).
 Only peers that were heard from directly are kept; what others say about peers is for lookups to try.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from hivemind_p2p.dht import ids
+from hivemind_p2p.dht import ids, networks
+from hivemind_p2p.dht.contacts import Bucket, Contact
 from hivemind_p2p.dht.ids import NodeId
 from hivemind_p2p.types import PeerId, PeerInfo
 
@@ -30,15 +33,8 @@ LONGEST_AVOIDANCE = 300.0
 MOST_AVOIDED = 1024
 """Failed peers remembered, so that lies about peers that do not exist cannot fill the memory."""
 
-
-@dataclass(slots=True)
-class _Bucket:
-    """Peers by id, the one heard from longest ago first; `seen_at` is in seconds."""
-
-    peers: OrderedDict[PeerId, PeerInfo] = field(default_factory=OrderedDict)
-    seen_at: dict[PeerId, float] = field(default_factory=dict)
-    replacements: OrderedDict[PeerId, PeerInfo] = field(default_factory=OrderedDict)
-    refreshed_at: float = 0.0
+MOST_NEWCOMERS = 64
+"""Newcomers remembered until records are handed to them; of a flood, those that come later do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +53,32 @@ class RoutingTable:
 
     def __init__(self, own: PeerId, *, bucket_size: int = BUCKET_SIZE) -> None:
         self._own = own
-        self._own_id = ids.of_peer(own)
+        self._own_point = ids.of_peer(own)
         self._size = bucket_size
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets: dict[int, Bucket] = {}
         self._avoided: OrderedDict[PeerId, _Avoidance] = OrderedDict()
+        self._in_networks: Counter[str] = Counter()
+        self._newcomers: deque[PeerInfo] = deque(maxlen=MOST_NEWCOMERS)
 
     def __len__(self) -> int:
-        return sum(len(bucket.peers) for bucket in self._buckets.values())
+        return sum(len(bucket.good) for bucket in self._buckets.values())
 
     def __contains__(self, peer: PeerId) -> bool:
         return self.get(peer) is not None
 
     def get(self, peer: PeerId) -> PeerInfo | None:
-        """What is known about a peer in the table."""
+        """What is known about a good peer."""
         if peer == self._own:
             return None
         bucket = self._buckets.get(self._index(peer))
-        return bucket.peers.get(peer) if bucket else None
+        contact = bucket.good.get(peer) if bucket else None
+        return contact.info if contact else None
 
     def peers(self) -> tuple[PeerInfo, ...]:
-        """Everybody in the table."""
-        return tuple(info for bucket in self._buckets.values() for info in bucket.peers.values())
+        """Every good peer."""
+        return tuple(contact.info for bucket in self._buckets.values() for contact in bucket.good.values())
+
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def seen(self, info: PeerInfo, now: float) -> PeerInfo | None:
         """Notes that a peer was heard from.
@@ -88,30 +89,50 @@ class RoutingTable:
         peer = info.peer_id
         if peer == self._own or not info.addresses:
             return None
-        self._avoided.pop(peer, None)
-        bucket = self._buckets.setdefault(self._index(peer), _Bucket(refreshed_at=now))
-        if peer in bucket.peers or len(bucket.peers) < self._size:
+        if self._avoided:
+            self._avoided.pop(peer, None)
+        index = self._index(peer)
+        bucket = self._buckets.get(index)
+        if bucket is None:
+            bucket = self._buckets[index] = Bucket(refreshed_at=now)
+        if peer in bucket.good or len(bucket.good) < self._size:
             self._admit(bucket, info, now)
             return None
-        self._queue(bucket, info)
-        oldest = next(iter(bucket.peers))
-        return bucket.peers[oldest] if bucket.seen_at[oldest] + DOUBT_AFTER <= now else None
+        crowding = bucket.crowd(info, self._in_networks) if networks.of_peer(info) else None
+        if crowding is not None:
+            ousted = self._drop(bucket, crowding)
+            bucket.wait(ousted.info, self._size)
+            self._admit(bucket, info, now)
+            return None
+        bucket.wait(info, self._size)
+        silent = bucket.silent(now, DOUBT_AFTER)
+        return silent.info if silent else None
 
     def failed(self, peer: PeerId, now: float) -> None:
-        """Removes a peer that did not answer, and leaves it alone for a while."""
+        """Notes that a peer did not answer: it is left alone for a while, and its place is given to another."""
         if peer == self._own:
             return
         self._avoid(peer, now)
         bucket = self._buckets.get(self._index(peer))
         if bucket is None:
             return
-        bucket.replacements.pop(peer, None)
-        if bucket.peers.pop(peer, None) is None:
-            return
-        del bucket.seen_at[peer]
-        if bucket.replacements:
-            _, newest = bucket.replacements.popitem()
-            self._admit(bucket, newest, now)
+        if peer in bucket.good:
+            self._count(bucket.good[peer].info, -1)
+        if (next_one := bucket.fail(peer, self._size)) is not None:
+            self._admit(bucket, next_one, now)
+
+    def refreshed(self, target: NodeId, now: float) -> None:
+        """Notes that a lookup for a point has just filled the bucket in which it lies."""
+        if target != self._own_point and (bucket := self._buckets.get(ids.bucket_index(self._own_point, target))):
+            bucket.refreshed_at = now
+
+    def take_newcomers(self) -> tuple[PeerInfo, ...]:
+        """Peers that were met for the first time since the last call, to whom records may have to be handed."""
+        newcomers = tuple(self._newcomers)
+        self._newcomers.clear()
+        return newcomers
+
+    # -- decisions ---------------------------------------------------------------------------------------------------
 
     def is_avoided(self, peer: PeerId, now: float) -> bool:
         """Whether a peer failed so recently that asking it again is a waste of time."""
@@ -119,37 +140,77 @@ class RoutingTable:
         return avoidance is not None and now < avoidance.until
 
     def closest(self, target: NodeId, count: int, *, without: PeerId | None = None) -> tuple[PeerInfo, ...]:
-        """The peers closest to a point, closest first."""
-        return tuple(
-            heapq.nsmallest(
-                count,
-                (info for info in self.peers() if info.peer_id != without),
-                key=lambda info: ids.distance(ids.of_peer(info.peer_id), target),
-            )
-        )
+        """The good peers closest to a point, closest first."""
+        found: list[PeerInfo] = []
+        for contacts in self._outwards(target):
+            contacts.sort(key=lambda contact: contact.point ^ target)
+            found.extend(contact.info for contact in contacts if contact.info.peer_id != without)
+            if len(found) >= count:
+                break
+        return tuple(found[:count])
 
-    def refreshed(self, target: NodeId, now: float) -> None:
-        """Notes that a lookup for a point has just filled the bucket in which it lies."""
-        if target != self._own_id and (bucket := self._buckets.get(ids.bucket_index(self._own_id, target))):
-            bucket.refreshed_at = now
+    def doubtful(self, now: float, most: int) -> tuple[PeerInfo, ...]:
+        """Peers that failed and whose time of avoidance is over: worth a check, or they would never come back."""
+        due = (
+            contact.info
+            for bucket in self._buckets.values()
+            for contact in bucket.doubtful.values()
+            if len(bucket.good) < self._size and not self.is_avoided(contact.info.peer_id, now)
+        )
+        return tuple(info for info, _ in zip(due, range(most), strict=False))
 
     def stale_buckets(self, now: float, age: float) -> tuple[int, ...]:
         """The buckets in which no lookup was made for `age` seconds."""
         return tuple(index for index, bucket in sorted(self._buckets.items()) if bucket.refreshed_at + age <= now)
 
+    def thin_buckets(self) -> tuple[int, ...]:
+        """The buckets with room although peers closer to this one are known, so that there must be more: after a
+        peer has joined these are worth a lookup."""
+        deepest = max((index for index, bucket in self._buckets.items() if len(bucket.good) > 1), default=0)
+        return tuple(index for index in range(deepest) if self._room(index) > self._size // 2)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _outwards(self, target: NodeId) -> Iterator[list[Contact]]:
+        """The contacts in groups, each group wholly closer to the target than the next."""
+        index = ids.ID_BITS if target == self._own_point else ids.bucket_index(self._own_point, target)
+        if (same := self._buckets.get(index)) is not None:
+            yield list(same.good.values())
+        yield [contact for other, bucket in self._buckets.items() if other > index for contact in bucket.good.values()]
+        for other in range(index - 1, -1, -1):
+            if (bucket := self._buckets.get(other)) is not None:
+                yield list(bucket.good.values())
+
     def _index(self, peer: PeerId) -> int:
-        return ids.bucket_index(self._own_id, ids.of_peer(peer))
+        return ids.bucket_index(self._own_point, ids.of_peer(peer))
 
-    def _admit(self, bucket: _Bucket, info: PeerInfo, now: float) -> None:
-        bucket.peers[info.peer_id] = info
-        bucket.peers.move_to_end(info.peer_id)
-        bucket.seen_at[info.peer_id] = now
+    def _room(self, index: int) -> int:
+        bucket = self._buckets.get(index)
+        return self._size - (len(bucket.good) if bucket else 0)
 
-    def _queue(self, bucket: _Bucket, info: PeerInfo) -> None:
-        bucket.replacements[info.peer_id] = info
-        bucket.replacements.move_to_end(info.peer_id)
-        if len(bucket.replacements) > self._size:
-            bucket.replacements.popitem(last=False)
+    def _admit(self, bucket: Bucket, info: PeerInfo, now: float) -> None:
+        former = bucket.good.get(info.peer_id)
+        if former is None:
+            self._newcomers.append(info)
+        elif former.info is info or former.info == info:
+            former.seen_at = now
+            bucket.good.move_to_end(info.peer_id)
+            return
+        else:
+            self._count(former.info, -1)
+        bucket.admit(info, now)
+        self._count(info, 1)
+
+    def _drop(self, bucket: Bucket, peer: PeerId) -> Contact:
+        contact = bucket.good.pop(peer)
+        self._count(contact.info, -1)
+        return contact
+
+    def _count(self, info: PeerInfo, change: int) -> None:
+        for network in networks.of_peer(info):
+            self._in_networks[network] += change
+            if not self._in_networks[network]:
+                del self._in_networks[network]
 
     def _avoid(self, peer: PeerId, now: float) -> None:
         former = self._avoided.pop(peer, None)

@@ -9,7 +9,7 @@ import trio
 
 from hivemind_p2p.dht.lookup import Lookup
 from hivemind_p2p.errors import HivemindError
-from hivemind_p2p.types import PeerId, PeerInfo
+from hivemind_p2p.types import PeerInfo
 
 SLOW_AFTER = 1.0
 """Seconds after which somebody else is asked meanwhile: ten times what a healthy peer far away takes."""
@@ -21,15 +21,12 @@ Ask: TypeAlias = Callable[[PeerInfo], Awaitable[Sequence[PeerInfo]]]
 """Asks a peer and returns the peers that it names."""
 
 
-async def walk(lookup: Lookup, ask: Ask) -> tuple[PeerId, ...]:
-    """Brings a lookup to its end.
+async def walk(lookup: Lookup, ask: Ask) -> None:
+    """Brings a lookup to its end; who has not answered by then is left behind.
 
     Args:
         lookup: Says whom to ask.
         ask: Asks one peer; a `HivemindError` counts as a failure.
-
-    Returns:
-        The peers that were left behind because they did not answer in good time.
     """
     progress, news = trio.open_memory_channel[None](1)
 
@@ -46,7 +43,6 @@ async def walk(lookup: Lookup, ask: Ask) -> tuple[PeerId, ...]:
                     nursery.start_soon(_visit, lookup, info, ask, tell)
                 await news.receive()
             nursery.cancel_scope.cancel()
-    return lookup.slow_peers()
 
 
 async def _visit(lookup: Lookup, info: PeerInfo, ask: Ask, tell: Callable[[], None]) -> None:

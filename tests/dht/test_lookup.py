@@ -31,7 +31,7 @@ def test_nobody_to_ask():
 
 def test_the_closest_are_asked_first_and_only_so_many_at_once():
     peers = by_distance(10)
-    lookup = Lookup(TARGET, reversed(peers), own=OWN, parallel=3)
+    lookup = Lookup(TARGET, reversed(peers), own=OWN, parallel=3, paths=1)
     assert lookup.next() == tuple(peers[:3])
     assert lookup.next() == ()
     lookup.failed(peers[1].peer_id)
@@ -53,7 +53,7 @@ def test_it_never_asks_itself_nor_anybody_twice():
 
 def test_it_ends_when_the_closest_have_answered():
     peers = by_distance(30)
-    lookup = Lookup(TARGET, peers, own=OWN, width=4)
+    lookup = Lookup(TARGET, peers, own=OWN, width=4, paths=1)
     finish(lookup)
     assert lookup.closest() == tuple(peers[:4])
     assert lookup.asked == 4
@@ -98,12 +98,12 @@ def test_a_slow_peer_is_waited_for_where_there_are_no_others():
     assert lookup.closest() == (only,)
 
 
-def test_a_slow_peer_frees_its_place():
+def test_a_slow_peer_frees_its_place_and_one_more():
     peers = by_distance(4)
     lookup = Lookup(TARGET, peers, own=OWN, parallel=1)
     assert lookup.next() == (peers[0],)
     lookup.slow(peers[0].peer_id)
-    assert lookup.next() == (peers[1],)
+    assert lookup.next() == (peers[1], peers[2])
 
 
 def test_answers_of_peers_that_were_not_asked_count_for_nothing():

@@ -64,21 +64,24 @@ class Simulation:
         table.seen(info, self.at)
         return response
 
-    def walk(self, asker: PeerId, lookup: Lookup, question: Question, take: Callable[[Response], None]) -> Lookup:
+    def walk(
+        self, asker: PeerId, lookup: Lookup, question: Question, take: Callable[[PeerInfo, Response], None]
+    ) -> Lookup:
         while asked := lookup.next():
             for info in asked:
                 response = self.ask(asker, info, question)
                 if response is None:
                     lookup.failed(info.peer_id)
                     continue
-                take(response)
+                take(info, response)
                 lookup.answered(info.peer_id, self.nodes[asker].worth_asking(response.peers, self.at))
         assert lookup.finished
+        self.nodes[asker].finished(lookup, self.at)
         return lookup
 
     def find_peers(self, asker: PeerId, target: ids.NodeId) -> Lookup:
         lookup = self.nodes[asker].find_peers(target, self.at)
-        return self.walk(asker, lookup, FindPeers(target), lambda response: None)
+        return self.walk(asker, lookup, FindPeers(target), lambda info, response: None)
 
     def publish(self, publisher: PeerId, key: str, value: bytes, sequence: int = 1) -> int:
         """Returns how many replicas there are."""
@@ -90,12 +93,15 @@ class Simulation:
     def lookup(self, asker: PeerId, key: str) -> list[bytes]:
         node = self.nodes[asker]
         merged = node.new_merge(key, NOW)
-        self.walk(
-            asker,
-            node.find_records(key, self.at),
-            FindRecords(key),
-            lambda response: node.merge(merged, key, response.records, NOW),
-        )
+        lookup = node.find_records(key, self.at)
+
+        def take(info: PeerInfo, response: Response) -> None:
+            news = node.merge(merged, key, response.records, NOW)
+            told = {record.body for record in response.records}
+            if told:
+                lookup.holds(info.peer_id, agrees=node.agrees(merged, key, told, NOW), news=news)
+
+        self.walk(asker, lookup, FindRecords(key), take)
         return [signed.record.value for signed in merged.get(key, NOW)]
 
     def truly_closest(self, target: ids.NodeId, count: int) -> list[PeerId]:
