@@ -128,6 +128,16 @@ def bounded(info: PeerInfo) -> PeerInfo:
     return PeerInfo(info.peer_id, addresses[:MOST_ADDRESSES])
 
 
+@lru_cache(maxsize=4096)
+def is_peer_id(peer_id: str) -> bool:
+    """Whether this is the id of a peer: of an Ed25519 key, in base58."""
+    try:
+        identity.public_key_of(PeerId(peer_id))
+    except IdentityError:
+        return False
+    return True
+
+
 def _encode_peer(info: PeerInfo) -> dht_pb2.Peer:
     return dht_pb2.Peer(peer_id=info.peer_id, addresses=info.addresses)
 
@@ -154,7 +164,7 @@ def _decode_question(message: dht_pb2.Request, remote: PeerId) -> Question:
 
 
 def _decode_peer(peer: dht_pb2.Peer, remote: PeerId) -> PeerInfo:
-    if not _is_peer_id(peer.peer_id):
+    if not is_peer_id(peer.peer_id):
         raise ProtocolError(f"peer {remote} named {peer.peer_id[:64]!r}, which is no peer id")
     _bound(remote, "addresses of a peer", len(peer.addresses), MOST_ADDRESSES)
     for address in peer.addresses:
@@ -175,12 +185,3 @@ def _decode_records(records: Iterable[common_pb2.Signed], remote: PeerId) -> tup
 def _bound(remote: PeerId, what: str, number: int, most: int) -> None:
     if number > most:
         raise ProtocolError(f"peer {remote} sent {number} {what}; the most is {most}")
-
-
-@lru_cache(maxsize=4096)
-def _is_peer_id(peer_id: str) -> bool:
-    try:
-        identity.public_key_of(PeerId(peer_id))
-    except IdentityError:
-        return False
-    return True
