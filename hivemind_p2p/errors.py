@@ -13,6 +13,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     │   ├── PeerUnreachableError      no address of a peer answered
     │   │   └── BootstrapUnreachableError
     │   │       └── PrivateHiveError  the hive is private, and this peer has no key for it, or another one
+    │   ├── HandshakeError            a peer could not prove who it is, or does not have the hive's key
     │   ├── StreamClosedError         the other side ended a stream, or vanished, in mid-conversation
     │   ├── DeadlineExceededError     a peer did not answer in time
     │   ├── ProtocolError             a peer sent something malformed or too large
@@ -134,6 +135,12 @@ class PrivateHiveError(BootstrapUnreachableError):
     """The hive is private, and this peer has no key for it, or another one."""
 
     default_hint = "Ask its operator for the key file and pass it with --hive-key."
+
+
+class HandshakeError(NetworkError):
+    """A peer could not prove who it is, or does not have the hive's key."""
+
+    default_hint = "Check that the address is that peer's, and that both have the same hive key, or none."
 
 
 class StreamClosedError(NetworkError):

@@ -58,7 +58,7 @@ class Identity:
         self.seed = seed
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self.public_key: bytes = self._key.public_key().public_bytes_raw()
-        self.peer_id = PeerId(base58.b58encode(_PEER_ID_PREFIX + self.public_key).decode())
+        self.peer_id = peer_id_of(self.public_key)
 
     @classmethod
     def generate(cls) -> Identity:
@@ -99,6 +99,11 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity({self.peer_id})"
+
+
+def peer_id_of(public_key: bytes) -> PeerId:
+    """The id of the peer that has this 32-byte Ed25519 public key."""
+    return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 
 
 def public_key_of(peer_id: PeerId) -> bytes:
