@@ -33,6 +33,7 @@ from hivemind_p2p.net.addresses import join_peer, split_peer
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.offers import OfferService
+from hivemind_p2p.record_validators import record_validators
 from hivemind_p2p.sharding.model import ModelClient
 from hivemind_p2p.tasks.client import TaskClient
 from hivemind_p2p.types import Offer, PeerId, PeerInfo
@@ -124,7 +125,14 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
         stack.callback(nursery.cancel_scope.cancel)
         network = Router(transport, nursery)
         network.learn(bootstrap)
-        directory = DirectoryService(network, identity, clock=time.time, seeds=[bootstrap])
+        directory = DirectoryService(
+            network,
+            identity,
+            clock=time.time,
+            seeds=[bootstrap],
+            folder=None if settings.data is None else folder,
+            validators=record_validators(),
+        )
         await nursery.start(directory.run)
         content = SwarmService(network, directory, folder / "content", clock=time.time)
         await nursery.start(content.run)

@@ -32,6 +32,7 @@ LAYERS = {
     "worker": 4,
     "offers": 5,
     "peer": 5,
+    "record_validators": 5,
     "portal": 6,
     "job": 6,
     "model": 6,
@@ -61,6 +62,7 @@ DECISIONS = {
     "dht": (
         "contacts",
         "ids",
+        "hive_clock",
         "kademlia_node",
         "kademlia_wire",
         "lookup",
@@ -74,6 +76,7 @@ DECISIONS = {
         "record_cache",
         "record_store",
         "records",
+        "replication",
         "routing_table",
         "validators",
         "wire",

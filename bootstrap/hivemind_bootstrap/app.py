@@ -32,6 +32,7 @@ from hivemind_p2p.net.clock import serve_clock
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.offers import OfferService
+from hivemind_p2p.record_validators import record_validators
 from hivemind_p2p.types import Offer, PeerId, PeerInfo
 
 _events = telemetry.source("bootstrap")
@@ -90,7 +91,9 @@ async def _start_services(
     config: BootstrapConfig, identity: Identity, network: Router, store: Store, nursery: trio.Nursery
 ) -> StatusSource:
     serve_clock(network, time.time)
-    directory = DirectoryService(network, identity, clock=time.time, seeds=())
+    directory = DirectoryService(
+        network, identity, clock=time.time, seeds=(), folder=config.data, validators=record_validators()
+    )
     await nursery.start(directory.run)
     AccountsService(
         network,

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -30,11 +31,16 @@ from hivemind_p2p import defaults, telemetry
 from hivemind_p2p.dht import ids, wire
 from hivemind_p2p.dht.asker import Asker
 from hivemind_p2p.dht.channels import KEPT_IDLE, PROTOCOL, REQUEST_DEADLINE
+from hivemind_p2p.dht.hive_clock import HiveClock
+from hivemind_p2p.dht.kademlia_service import KademliaService
 from hivemind_p2p.dht.lookup import PARALLEL
 from hivemind_p2p.dht.messages import FindPeers
 from hivemind_p2p.dht.node import Node
 from hivemind_p2p.dht.publisher import Publisher
+from hivemind_p2p.dht.record_keeper import RecordKeeper
+from hivemind_p2p.dht.record_store import RecordStore
 from hivemind_p2p.dht.records import MAX_KEY
+from hivemind_p2p.dht.validators import Validator, Validators
 from hivemind_p2p.errors import (
     BootstrapUnreachableError,
     BusyError,
@@ -45,6 +51,7 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Channel, Clock, Network, TaskStatus
 from hivemind_p2p.net.addresses import join_peer
+from hivemind_p2p.net.clock import ask_clock
 from hivemind_p2p.proto import dht_pb2
 from hivemind_p2p.types import PeerId, PeerInfo, Record
 
@@ -63,6 +70,9 @@ REFRESH_EVERY = 600.0
 SWEEP_EVERY = 30.0
 """Seconds between sweeps that drop expired records and unused channels."""
 
+CLOCK_EVERY = 600.0
+"""Seconds between questions to the seeds what time it is: a clock drifts a few milliseconds in that time."""
+
 _events = telemetry.source("directory")
 
 
@@ -80,6 +90,9 @@ class DirectoryStatistics:
         failures: Those that failed.
         answered: Requests of others that it answered.
         refused: Records that it refused, asked to store them or reading them: forged, expired, no room.
+        standard_answered: Requests in libp2p's standard Kademlia messages that it answered.
+        written: Changes to records that were written to the disk.
+        clock_correction: Seconds by which the machine's clock is put right (see `hive_clock`).
     """
 
     peers: int
@@ -91,6 +104,9 @@ class DirectoryStatistics:
     failures: int
     answered: int
     refused: int
+    standard_answered: int
+    written: int
+    clock_correction: float
 
 
 class DirectoryService:
@@ -102,6 +118,11 @@ class DirectoryService:
         clock: Seconds since the epoch, for the dates of records.
         seeds: The peers through which the hive is joined; empty for the first one.
         parallel: Requests that a lookup has on the way at once.
+        folder: Where records are kept on the disk as well; None for in memory only.
+        validators: What may stand under the keys of which name space (see `validators`).
+
+    Attributes:
+        standard: The same directory in libp2p's standard Kademlia messages.
     """
 
     def __init__(
@@ -112,14 +133,19 @@ class DirectoryService:
         clock: Clock,
         seeds: Sequence[PeerInfo] = (),
         parallel: int = PARALLEL,
+        folder: Path | None = None,
+        validators: Mapping[str, Validator] | None = None,
     ) -> None:
         own = identity.peer_id
         self._network = network
-        self._clock = clock
+        self._clock = HiveClock(clock)
         self._seeds = tuple(wire.bounded(seed) for seed in seeds if seed.peer_id != own)
-        self._node = Node(own, seeds=self._seeds, parallel=parallel)
-        self._asker = Asker(network, self._node, clock)
-        self._publisher = Publisher(identity, self._node, self._asker, clock)
+        store = RecordStore(validators=Validators(validators), journal=folder is not None)
+        self._node = Node(own, seeds=self._seeds, parallel=parallel, store=store)
+        self._keeper = RecordKeeper(store, folder, self._clock) if folder is not None else None
+        self._asker = Asker(network, self._node, self._clock)
+        self._publisher = Publisher(identity, self._node, self._asker, self._clock)
+        self.standard = KademliaService(network, self._node, self._clock)
         self._channels_of: Counter[PeerId] = Counter()
         self._joined = False
         self._answered = 0
@@ -195,7 +221,11 @@ class DirectoryService:
             await self.join()
         try:
             async with trio.open_nursery() as nursery:
+                if self._keeper is not None:
+                    await nursery.start(self._keeper.run)
                 nursery.start_soon(self._publisher.republish)
+                nursery.start_soon(self.standard.identify_strangers)
+                nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._asker.check_doubtful)
                 nursery.start_soon(_every, SEEDS_EVERY, self._keep_seeds)
                 nursery.start_soon(_every, REFRESH_EVERY, self._refresh)
@@ -217,7 +247,10 @@ class DirectoryService:
             requests=self._asker.requests,
             failures=self._asker.failures,
             answered=self._answered,
-            refused=node.refused,
+            refused=node.refused + self.standard.refused,
+            standard_answered=self.standard.answered,
+            written=self._keeper.written if self._keeper else 0,
+            clock_correction=self._clock.correction,
         )
 
     # -- answering ---------------------------------------------------------------------------------------------------
@@ -272,6 +305,19 @@ class DirectoryService:
             _events.info("rejoined", seeds=len(missing))
             await self._asker.find_peers(ids.of_peer(self._node.own))
 
+    async def _keep_time(self) -> None:
+        """Asks the seeds what time it is, the first that tells it."""
+        while True:
+            for seed in self._seeds:
+                try:
+                    difference = await ask_clock(self._network, seed.peer_id, self._clock.machine)
+                except HivemindError:
+                    continue  # it does not tell the time, or is away
+                if self._clock.correct(difference):
+                    _events.warning("clock_corrected", seconds=self._clock.correction, by=seed.peer_id)
+                break
+            await trio.sleep(CLOCK_EVERY)
+
     async def _refresh(self) -> None:
         own = ids.of_peer(self._node.own)
         await self._asker.find_peers(own)
@@ -281,6 +327,7 @@ class DirectoryService:
     async def _sweep(self) -> None:
         self._node.store.expire(self._clock())
         await self._asker.close_idle()
+        await self.standard.sweep()
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
