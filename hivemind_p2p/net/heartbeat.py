@@ -69,20 +69,20 @@ class Heartbeat:
 
     def __init__(self, now: float) -> None:
         self._heard_at = now
-        self._received = 0
+        self._mark = 0.0
         self._pinged_at: float | None = None
 
-    def look(self, now: float, *, received: int, interval: float = INTERVAL, rtt: float | None = None) -> Verdict:
+    def look(self, now: float, *, mark: float, interval: float = INTERVAL, rtt: float | None = None) -> Verdict:
         """Judges the connection.
 
         Args:
             now: The time.
-            received: Bytes received on it so far: any growth is a sign of life.
+            mark: Something that changes with each byte received, such as when the last one came: a sign of life.
             interval: Seconds of silence that are in order.
             rtt: Its round trip in seconds, if it was measured.
         """
-        if received != self._received:
-            self._received, self._heard_at, self._pinged_at = received, now, None
+        if mark != self._mark:
+            self._mark, self._heard_at, self._pinged_at = mark, now, None
             return Verdict.WAIT
         if self._pinged_at is not None:
             return Verdict.DEAD if now - self._pinged_at >= patience(rtt) else Verdict.WAIT

@@ -19,7 +19,7 @@ def death_of_a_silent_peer(rtt):
     heartbeat, now = Heartbeat(0.0), 0.0
     while True:
         now += TICK
-        if heartbeat.look(now, received=0, rtt=rtt) is Verdict.DEAD:
+        if heartbeat.look(now, mark=0, rtt=rtt) is Verdict.DEAD:
             return now
 
 
@@ -35,29 +35,29 @@ def test_a_far_peer_is_given_longer():
 
 def test_a_peer_that_talks_is_not_pinged():
     heartbeat = Heartbeat(0.0)
-    assert all(heartbeat.look(tick * TICK, received=tick) is Verdict.WAIT for tick in range(1, 100))
+    assert all(heartbeat.look(tick * TICK, mark=tick) is Verdict.WAIT for tick in range(1, 100))
 
 
 def test_any_byte_after_a_ping_is_a_sign_of_life():
     heartbeat = Heartbeat(0.0)
-    assert heartbeat.look(INTERVAL, received=0) is Verdict.PING
-    assert heartbeat.look(INTERVAL + TICK, received=1) is Verdict.WAIT
-    assert heartbeat.look(INTERVAL + 2 * TICK, received=1) is Verdict.WAIT
-    assert heartbeat.look(2 * INTERVAL + TICK, received=1) is Verdict.PING
+    assert heartbeat.look(INTERVAL, mark=0) is Verdict.PING
+    assert heartbeat.look(INTERVAL + TICK, mark=1) is Verdict.WAIT
+    assert heartbeat.look(INTERVAL + 2 * TICK, mark=1) is Verdict.WAIT
+    assert heartbeat.look(2 * INTERVAL + TICK, mark=1) is Verdict.PING
 
 
 def test_one_ping_is_sent_for_one_silence():
     heartbeat = Heartbeat(0.0)
-    verdicts = [heartbeat.look(INTERVAL + tick * TICK, received=0) for tick in range(4)]
+    verdicts = [heartbeat.look(INTERVAL + tick * TICK, mark=0) for tick in range(4)]
     assert verdicts == [Verdict.PING, Verdict.WAIT, Verdict.WAIT, Verdict.WAIT]
 
 
 def test_a_peer_that_was_itself_stopped_buries_nobody():
     clock, heartbeat = SteadyClock(0.0), Heartbeat(0.0)
-    verdicts = [heartbeat.look(clock.read(tick * TICK), received=0) for tick in range(1, 4)]
+    verdicts = [heartbeat.look(clock.read(tick * TICK), mark=0) for tick in range(1, 4)]
     assert verdicts[-1] is Verdict.PING
 
-    assert heartbeat.look(clock.read(60.0), received=0) is Verdict.WAIT
+    assert heartbeat.look(clock.read(60.0), mark=0) is Verdict.WAIT
     assert clock.lost == pytest.approx(60.0 - INTERVAL - LONGEST_STEP)
 
 

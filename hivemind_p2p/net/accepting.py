@@ -1,0 +1,150 @@
+"""Accepts connections: sockets of our own that libp2p upgrades.
+
+libp2p's own listener holds one of a fixed number of places for each connection that it has ever accepted, until the
+host ends, so that a bootstrap would one day accept nobody; and it lets half-open connections pile up. Here a place
+is given back with the connection, and `half_open` decides who has to go when there are too many.
+
+Garbage is part of a public port's day: it is counted, and told once a minute at the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from hivemind_p2p import telemetry
+from hivemind_p2p.errors import NetworkError, PortInUseError
+from hivemind_p2p.net.addresses import parse, tcp_endpoint
+from hivemind_p2p.net.half_open import HalfOpen
+
+if TYPE_CHECKING:
+    from multiaddr import Multiaddr
+
+UPGRADE_TIMEOUT: Final = 10.0
+"""Seconds for everything until a connection can carry streams: seven round trips at the most."""
+
+BACKLOG: Final = 512
+"""Connections that wait in the system for this peer to accept them; more are taken for a flood."""
+
+TOLD_EVERY: Final = 60.0
+"""Seconds between two reports of refused connections."""
+
+_events = telemetry.source("transport")
+
+
+class Acceptor:
+    """Listens at addresses and hands connections to libp2p's swarm.
+
+    Args:
+        swarm: Upgrades the connections and keeps them.
+    """
+
+    def __init__(self, swarm: Any) -> None:
+        self._swarm = swarm
+        self._half_open = HalfOpen()
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._told_at = -TOLD_EVERY
+        self._untold = 0
+        self.accepted = self.refused = 0
+
+    async def listen(
+        self, addresses: Sequence[str], *, task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accepts until cancelled; `started` with the addresses, their ports as the system has given them.
+
+        Raises:
+            PortInUseError: One of them cannot be listened at.
+        """
+        sockets = []
+        for address in addresses:
+            sockets.append(await _listener(address))
+        places = tuple(_with_port(address, listener) for address, listener in zip(addresses, sockets, strict=True))
+        task_status.started(places)
+        await trio.serve_listeners(self._accept, sockets)
+
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        from multiaddr import Multiaddr
+
+        try:
+            host, port = stream.socket.getpeername()[:2]
+            number, victim = self._half_open.enter(host)
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return  # gone already
+        if victim is not None and (scope := self._scopes.pop(victim, None)) is not None:
+            scope.cancel()
+        version = "ip6" if ":" in host else "ip4"
+        place = Multiaddr(f"/{version}/{host.partition('%')[0]}/tcp/{port}")
+        with trio.CancelScope(deadline=trio.current_time() + UPGRADE_TIMEOUT) as scope:
+            self._scopes[number] = scope
+            try:
+                await self._upgrade(stream, place)
+            finally:
+                self._scopes.pop(number, None)
+                self._half_open.leave(number)
+        if scope.cancelled_caught:
+            self._refuse(str(place), "it did not say in time who it is")
+
+    async def _upgrade(self, stream: trio.SocketStream, place: Multiaddr) -> None:
+        from libp2p.io.trio import TrioTCPStream
+        from libp2p.network.connection.raw_connection import RawConnection
+
+        upgraded = False
+        try:
+            await self._swarm.upgrade_inbound_raw_conn(RawConnection(TrioTCPStream(stream), False), place)
+            upgraded = True
+            self.accepted += 1
+        except Exception as error:
+            # Whatever a stranger can send, and libp2p can raise of it, costs that stranger's connection only.
+            self._refuse(str(place), _story(error))
+        finally:
+            if not upgraded:
+                stream.socket.close()
+
+    def _refuse(self, place: str, reason: str) -> None:
+        self.refused += 1
+        self._untold += 1
+        _events.debug("connection_refused", address=place, reason=reason)
+        now = trio.current_time()
+        if now - self._told_at < TOLD_EVERY:
+            return
+        _events.info("connections_refused", count=self._untold, last_from=place, last_reason=reason)
+        self._told_at, self._untold = now, 0
+
+
+async def _listener(address: str) -> trio.SocketListener:
+    host, port = tcp_endpoint(address)
+    family = trio.socket.AF_INET6 if parse(address)[0][0] == "ip6" else trio.socket.AF_INET
+    listener = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        if hasattr(trio.socket, "SO_REUSEPORT"):
+            # So that a hole can be punched from this very port.
+            listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+        if family == trio.socket.AF_INET6:
+            listener.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 1)
+        await listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PortInUseError(f"cannot listen at {address}: {error}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return trio.SocketListener(listener)
+
+
+def _with_port(address: str, listener: trio.SocketListener) -> str:
+    head, _, _ = address.rpartition("/")
+    return f"{head}/{listener.socket.getsockname()[1]}"
+
+
+def _story(error: BaseException) -> str:
+    """The innermost reason, in few words: some of it quotes what the other side has sent."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, NetworkError):
+        return error.message[:160]
+    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__
