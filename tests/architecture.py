@@ -58,7 +58,7 @@ SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "model", "views"}
 does so, and only there."""
 
 DECISIONS = {
-    "net": ("addresses", "reachability"),
+    "net": ("addresses", "reachability", "relay_book"),
     "dht": (
         "contacts",
         "ids",

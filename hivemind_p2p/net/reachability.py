@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Final
 
 from hivemind_p2p.errors import AddressError
-from hivemind_p2p.net.addresses import ip_endpoint, is_global
+from hivemind_p2p.net.addresses import ip_address, ip_endpoint, is_global
 from hivemind_p2p.types import PeerId
 
 STRANGERS: Final = 2
@@ -25,6 +25,10 @@ STRANGERS: Final = 2
 
 MOST_ADVERTISED: Final = 8
 """Addresses that a peer tells about itself: as many as others try."""
+
+
+MOST_TRIED: Final = 4
+"""Addresses that others are asked to call back: a failure takes them seconds each."""
 
 
 class Reachability(Enum):
@@ -183,11 +187,15 @@ def decide(evidence: Evidence) -> NetworkView:
 def candidates(evidence: Evidence) -> tuple[str, ...]:
     """The addresses worth asking others to call back: the router's word, what others see, public interfaces."""
     seen = _most_seen(seen.address for seen in _from_listening_port(evidence))
+    if len(seen) > 1:
+        seen = ()  # another port for each: none of them is there for others
     mapped = (evidence.mapped,) if evidence.mapped else ()
-    # A forwarded port is found at the observed host even where calls leave from another port.
-    hosts = {_host(seen.address) for seen in evidence.observations}
-    own = tuple(address for address in evidence.listening if is_global(address) or _host(address) in hosts)
-    return tuple(dict.fromkeys((*mapped, *seen, *own)))[:MOST_ADVERTISED]
+    own = tuple(filter(is_global, evidence.listening))
+    # A port that somebody has forwarded by hand is found at the router, wherever calls leave from.
+    hosts = dict.fromkeys(_host(each.address) for each in evidence.observations)
+    ports = dict.fromkeys(_port(address) for address in evidence.listening)
+    by_hand = tuple(ip_address(host, port) for host in hosts for port in ports if host and port)
+    return tuple(dict.fromkeys((*mapped, *seen, *own, *by_hand)))[:MOST_TRIED]
 
 
 def _judge_addresses(evidence: Evidence) -> tuple[list[str], list[str]]:

@@ -104,6 +104,8 @@ def test_candidates_are_what_the_router_and_others_say_and_never_private_guesses
     mapped = "/ip4/9.9.9.9/tcp/5000"
     assert candidates(evidence(seen=[(BOOTSTRAP, ROUTER, 4001)], mapped=mapped)) == (mapped, ROUTER)
     assert candidates(evidence()) == ()
+    symmetric = evidence(seen=[(BOOTSTRAP, "/ip4/9.9.9.9/tcp/8", 4001), (OTHER, "/ip4/9.9.9.9/tcp/7", 4001)])
+    assert candidates(symmetric) == (ROUTER,), "somebody may have forwarded the port by hand"
     assert candidates(evidence(seen=[(BOOTSTRAP, "/ip4/192.168.1.5/tcp/50000", 50_000)])) == (HOME,)
 
 

@@ -1,0 +1,488 @@
+"""What the reachability protocols need of libp2p's host: calls over chosen connections, and connections made by hand.
+
+The rest of a peer opens streams by peer id and does not care which connection carries them. Relaying, hole punching
+and calling back do care: a relay is asked directly or not at all, an upgrade is agreed on over the relayed connection,
+and a proof that a peer listens somewhere must not become a connection that others then use.
+
+A connection without a socket of its own is a relayed one; nothing else has none.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import trio
+from google.protobuf.message import DecodeError
+
+from hivemind_p2p import telemetry
+from hivemind_p2p.errors import (
+    AddressError,
+    DeadlineExceededError,
+    HivemindError,
+    NetworkError,
+    PeerUnreachableError,
+    ProtocolError,
+    StreamClosedError,
+)
+from hivemind_p2p.net.addresses import ip_address, ip_endpoint
+from hivemind_p2p.net.binary_addresses import write_varint
+from hivemind_p2p.types import PeerId, PeerInfo
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from libp2p.host.basic_host import BasicHost
+
+    from hivemind_p2p.net.circuit import RelayedConnection
+
+LARGEST_MESSAGE: Final = 4096
+"""Bytes of a control message, as the circuit relay and DCUtR specifications say."""
+
+MOST_CALLS: Final = 256
+"""Calls of one protocol that are answered at once."""
+
+CALL_DEADLINE: Final = 10.0
+"""Seconds for opening a stream and agreeing on the protocol: several round trips over a relay."""
+
+PROOF_DEADLINE: Final = 5.0
+"""Seconds for calling somebody back: TCP and Noise take three round trips."""
+
+MOST_TRIED: Final = 4
+"""Addresses of a relay or witness that are tried."""
+
+MessageType = TypeVar("MessageType", bound="Message")
+
+_PORT_TAKEN: Final = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE})
+
+_events = telemetry.source("links")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One connection to one peer, as libp2p holds it."""
+
+    connection: Any
+
+    @property
+    def peer(self) -> PeerId:
+        """Who is at the other end."""
+        return PeerId(self.connection.muxed_conn.peer_id.to_base58())
+
+    @property
+    def endpoint(self) -> tuple[str, int] | None:
+        """The IP address and port of the other end; None for a relayed connection."""
+        endpoint: tuple[str, int] | None = self.connection.muxed_conn.get_remote_address()
+        return endpoint
+
+    @property
+    def relayed(self) -> bool:
+        """Whether it leads through a relay."""
+        return self.endpoint is None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be used, as far as is known."""
+        return not (self.connection.is_closed or self.connection.muxed_conn.event_shutting_down.is_set())
+
+    @property
+    def streams(self) -> int:
+        """Streams that are open on it."""
+        return len(self.connection.get_streams())
+
+    async def close(self) -> None:
+        """Closes it, telling the other side."""
+        try:
+            await self.connection.close()
+        except failures() as error:
+            _events.debug("close_failed", peer=self.peer, error=repr(error))
+
+
+class Call:
+    """One stream that speaks one of libp2p's own protocols: messages behind their length, then maybe raw bytes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.link = Link(_ConnectionOf(stream.muxed_conn))
+        self.kept = False
+
+    @property
+    def peer(self) -> PeerId:
+        """Who is at the other end."""
+        return PeerId(self._stream.muxed_conn.peer_id.to_base58())
+
+    @property
+    def endpoint(self) -> tuple[str, int] | None:
+        """The IP address and port of the other end; None where the call came through a relay."""
+        endpoint: tuple[str, int] | None = self._stream.muxed_conn.get_remote_address()
+        return endpoint
+
+    def keep(self) -> Any:
+        """The stream itself, for a handler that goes on using it after it has returned."""
+        self.kept = True
+        return self._stream
+
+    async def send(self, message: Message) -> None:
+        """Sends one message.
+
+        Raises:
+            StreamClosedError: The other side has gone.
+        """
+        body = message.SerializeToString()
+        await self.write(write_varint(len(body)) + body)
+
+    async def receive(
+        self, kind: type[MessageType], *, deadline: float = CALL_DEADLINE, largest: int = LARGEST_MESSAGE
+    ) -> MessageType:
+        """The next message; reads nothing behind it.
+
+        Raises:
+            ProtocolError: It is malformed or too large.
+            StreamClosedError: The other side ended the stream.
+            DeadlineExceededError: It did not come within `deadline` seconds.
+        """
+        try:
+            with trio.fail_after(deadline):
+                body = await self._exactly(await self._length(largest))
+        except trio.TooSlowError as error:
+            raise DeadlineExceededError(f"peer {self.peer} sent no {kind.__name__} within {deadline:g} s") from error
+        try:
+            return kind.FromString(body)
+        except DecodeError as error:
+            raise ProtocolError(f"peer {self.peer} sent a malformed {kind.__name__}") from error
+
+    async def _length(self, largest: int) -> int:
+        length = shift = 0
+        while True:
+            byte = (await self._exactly(1))[0]
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if length > largest or shift > 28:
+                raise ProtocolError(f"peer {self.peer} announces a message of more than {largest} bytes")
+            if byte < 0x80:
+                return length
+
+    async def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = await self.read(size - len(data))
+            if not more:
+                raise StreamClosedError(f"peer {self.peer} ended the stream in the middle of a message")
+            data += more
+        return data
+
+    async def read(self, most: int) -> bytes:
+        """Some bytes; none at the end.
+
+        Raises:
+            StreamClosedError: The stream broke.
+        """
+        from libp2p.network.stream.exceptions import StreamEOF
+
+        try:
+            return bytes(await self._stream.read(most))
+        except StreamEOF:
+            return b""
+        except failures() as error:
+            raise StreamClosedError(f"the stream to {self.peer} broke: {error}") from error
+
+    async def write(self, data: bytes) -> None:
+        """Sends bytes.
+
+        Raises:
+            StreamClosedError: The stream broke.
+        """
+        try:
+            await self._stream.write(data)
+        except failures() as error:
+            raise StreamClosedError(f"the stream to {self.peer} broke: {error}") from error
+
+    async def close(self) -> None:
+        """Ends the stream, telling the other side; never fails."""
+        try:
+            with trio.move_on_after(1) as patience:
+                patience.shield = True
+                await self._stream.close()
+        except failures() as error:
+            _events.debug("close_failed", peer=self.peer, error=repr(error))
+
+    async def reset(self) -> None:
+        """Breaks the stream; never fails."""
+        try:
+            with trio.move_on_after(1) as patience:
+                patience.shield = True
+                await self._stream.reset()
+        except failures() as error:
+            _events.debug("reset_failed", peer=self.peer, error=repr(error))
+
+
+CallHandler: TypeAlias = Callable[[Call], Awaitable[None]]
+
+
+class Links:
+    """Calls and connections of one libp2p host.
+
+    Args:
+        host: A host that runs, or will.
+        listen: The addresses it listens at, wildcards among them.
+    """
+
+    def __init__(self, host: BasicHost, listen: Sequence[str]) -> None:
+        self._host = host
+        self._swarm: Any = host.get_network()
+        self._sources = tuple(ip_endpoint(address) for address in listen)
+        self._dialled_from: dict[int, int] = {}
+        self.reuse_port_to: set[PeerId] = set()
+        """Peers that are dialled from the port that this peer listens on, because they say how they see it."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who this peer is."""
+        return PeerId(self._host.get_id().to_base58())
+
+    def of(self, peer: PeerId) -> tuple[Link, ...]:
+        """The connections to a peer that can be used: direct ones first, then the oldest."""
+        from libp2p.peer.id import ID
+
+        links = [Link(each) for each in self._swarm.get_connections(ID.from_base58(peer))]
+        return tuple(sorted((link for link in links if link.alive), key=lambda link: link.relayed))
+
+    def direct(self, peer: PeerId) -> Link | None:
+        """A direct connection to a peer, if there is one."""
+        return next((link for link in self.of(peer) if not link.relayed), None)
+
+    def serve(self, protocol: str, handler: CallHandler) -> None:
+        """Answers a protocol. A handler that raises costs its own call only."""
+        from libp2p.custom_types import TProtocol
+
+        answering = 0
+
+        async def answer(stream: Any) -> None:
+            nonlocal answering
+            call = Call(stream)
+            if answering >= MOST_CALLS:
+                await call.reset()
+                return
+            answering += 1
+            try:
+                await handler(call)
+            except HivemindError as error:
+                _events.info("call_failed", peer=call.peer, protocol=protocol, reason=error.message)
+            except Exception as error:
+                # What leaves a handler would end libp2p's own loop, and this peer with it.
+                _events.error("handler_failed", peer=call.peer, protocol=protocol, error=repr(error))
+            finally:
+                answering -= 1
+                if not call.kept:
+                    await call.close()
+
+        self._host.set_stream_handler(TProtocol(protocol), answer)
+
+    async def call(self, link: Link, protocol: str, *, deadline: float = CALL_DEADLINE) -> Call:
+        """Opens a stream over a connection.
+
+        Raises:
+            ProtocolError: The other side does not speak the protocol.
+            PeerUnreachableError: The connection is of no use any more.
+            DeadlineExceededError: There was no answer in time.
+        """
+        from libp2p.custom_types import TProtocol
+        from libp2p.protocol_muxer.exceptions import MultiselectClientError
+        from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+
+        try:
+            with trio.fail_after(deadline):
+                stream = await link.connection.new_stream()
+                chosen = await self._host.multiselect_client.select_one_of(
+                    [TProtocol(protocol)], MultiselectCommunicator(stream), int(deadline) + 1
+                )
+                stream.set_protocol(chosen)
+        except trio.TooSlowError as error:
+            raise DeadlineExceededError(f"peer {link.peer} did not open {protocol} in {deadline:g} s") from error
+        except MultiselectClientError as error:
+            raise ProtocolError(f"peer {link.peer} does not speak {protocol}") from error
+        except failures() as error:
+            raise PeerUnreachableError(f"the connection to {link.peer} broke: {error}") from error
+        return Call(stream)
+
+    async def connect(self, peer: PeerInfo) -> Link:
+        """A direct connection to a peer: the one there is, or a new one to the first address that answers.
+
+        Raises:
+            PeerUnreachableError: None answers.
+        """
+        link = self.direct(peer.peer_id)
+        reasons = []
+        for address in peer.addresses[:MOST_TRIED]:
+            if link is not None:
+                break
+            try:
+                with trio.fail_after(CALL_DEADLINE):
+                    link = Link(await self.dial(peer.peer_id, address))
+            except (NetworkError, trio.TooSlowError) as error:
+                reasons.append(f"{address}: {error or 'no answer'}")
+        if link is None:
+            raise PeerUnreachableError(f"peer {peer.peer_id} did not answer ({'; '.join(reasons) or 'no address'})")
+        return link
+
+    async def dial(self, peer: PeerId, address: str) -> Any:
+        """Connects to a peer at a plain TCP address; libp2p's connection.
+
+        Raises:
+            NetworkError: There is no answer, or somebody else is there.
+        """
+        source = self.source_for(address) if peer in self.reuse_port_to else None
+        if source is None:
+            return await self._dial(peer, address, None)
+        try:
+            connection = await self._dial(peer, address, source)
+        except NetworkError as error:
+            if not _port_is_taken(error):
+                raise
+            # A connection from here to there has just ended, or another one exists.
+            return await self._dial(peer, address, None)
+        self._dialled_from[id(connection.muxed_conn)] = source[1]
+        return connection
+
+    async def punch(self, peer: PeerId, address: str, *, as_server: bool) -> Any:
+        """Dials from the port that this peer listens on, while the other side does the same (DCUtR).
+
+        Both SYN packets may meet and become one connection: which of the two then speaks first in Noise is agreed on
+        beforehand.
+
+        Raises:
+            NetworkError: No connection came of it.
+        """
+        source = self.source_for(address)
+        if source is None:
+            raise NetworkError(f"this peer listens at no address from which {address} can be dialled")
+        return await self._dial(peer, address, source, as_server=as_server)
+
+    async def _dial(
+        self, peer: PeerId, address: str, source: tuple[str, int] | None, *, as_server: bool = False
+    ) -> Any:
+        from libp2p.peer.id import ID
+        from multiaddr import Multiaddr
+
+        dial = self._swarm.dial_addr_as_responder if as_server else self._swarm.dial_addr
+        try:
+            return await dial(Multiaddr(address), ID.from_base58(peer), source)
+        except Exception as error:
+            # libp2p and what it builds on raise many kinds here; all of them mean that this address is of no use.
+            raise NetworkError(f"{address}: {_innermost(error)}") from error
+
+    def source_for(self, address: str) -> tuple[str, int] | None:
+        """The IP address and port that this peer listens on, for dialling an address of the same family."""
+        try:
+            host, _ = ip_endpoint(address)
+        except AddressError:
+            return None
+        same = [source for source in self._sources if (":" in source[0]) == (":" in host) and source[1]]
+        return next((source for source in same if not source[0].startswith("127.") and source[0] != "::1"), None)
+
+    def dialled_from(self, link: Link) -> int:
+        """The local port of a connection, as far as it was chosen; 0 otherwise."""
+        return self._dialled_from.get(id(link.connection.muxed_conn), 0)
+
+    async def prove(self, peer: PeerId, address: str, *, deadline: float = PROOF_DEADLINE) -> bool:
+        """Whether a peer listens at an address: calls it there, checks its identity, and hangs up."""
+        from libp2p.io.trio import TrioTCPStream
+        from libp2p.network.connection.raw_connection import RawConnection
+        from libp2p.peer.id import ID
+
+        host, port = ip_endpoint(address)
+        with trio.move_on_after(deadline):
+            try:
+                stream = await trio.open_tcp_stream(host, port)
+            except OSError:
+                return False
+            try:
+                raw = RawConnection(TrioTCPStream(stream), True)
+                await self._swarm.upgrader.upgrade_security(raw, True, ID.from_base58(peer))
+            except Exception as error:
+                # Whatever it was: nobody there could say that it is this peer.
+                _events.debug("proof_failed", peer=peer, address=address, error=repr(error))
+                return False
+            finally:
+                await trio.aclose_forcefully(stream)
+            return True
+        return False
+
+    async def adopt(self, raw: RelayedConnection, peer: PeerId, *, called: bool) -> Any:
+        """Makes a connection of a stream through a relay: encrypted end to end, with streams of its own.
+
+        Args:
+            raw: The stream.
+            peer: Who is at the other end; proven before this returns.
+            called: Whether the other side called.
+
+        Raises:
+            NetworkError: It is not that peer, or the stream broke.
+        """
+        from libp2p.peer.id import ID
+        from multiaddr import Multiaddr
+
+        try:
+            if not called:
+                return await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer))
+            place = Multiaddr(f"/p2p/{raw.relay}/p2p-circuit/p2p/{peer}")
+            muxed = await self._swarm.upgrade_inbound_raw_conn(raw, place)
+        except Exception as error:
+            await raw.close()
+            raise NetworkError(f"no connection to {peer} through {raw.relay}: {_innermost(error)}") from error
+        if muxed.peer_id.to_base58() != peer:
+            await muxed.close()
+            raise NetworkError(f"the relay {raw.relay} announced {peer}, but {muxed.peer_id} called")
+        return muxed
+
+    def announce(self, addresses: Sequence[str]) -> None:
+        """Sets what libp2p's identify tells others; its host takes it when it is made, and not later."""
+        from multiaddr import Multiaddr
+
+        announced = [Multiaddr(address) for address in addresses]
+        self._host._addrs_factory = lambda _: list(announced)
+
+
+class _ConnectionOf:
+    """The connection under a stream, for a `Link`: libp2p's streams know the muxed connection only."""
+
+    def __init__(self, muxed: Any) -> None:
+        self.muxed_conn = muxed
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.muxed_conn.is_closed)
+
+    def get_streams(self) -> tuple[Any, ...]:
+        return ()
+
+    async def close(self) -> None:
+        await self.muxed_conn.close()
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Everything that libp2p's streams and connections raise when something is wrong with them."""
+    from libp2p.exceptions import BaseLibp2pError
+
+    return (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, ValueError, KeyError)
+
+
+def address_of(endpoint: tuple[str, int]) -> str:
+    """A socket's address as a multiaddr."""
+    return ip_address(*endpoint[:2])
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+
+
+def _port_is_taken(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _PORT_TAKEN:
+            return True
+        cause = cause.__cause__
+    return False
