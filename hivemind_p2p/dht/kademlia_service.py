@@ -234,6 +234,9 @@ class KademliaService:
         at = trio.current_time()
         lookup = self._node.find_peers(target, at, start=self._kademlia.strangers.closest(target, wire.MOST_PEERS))
         await walk(lookup, ask)
+        for peer in lookup.slow_peers():
+            self._failed(peer)
+        self._node.finished(lookup, trio.current_time())
         return lookup
 
     async def _tell(self, peers: Sequence[PeerInfo], message: Message) -> int:
