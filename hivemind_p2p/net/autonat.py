@@ -116,7 +116,7 @@ class AutoNat:
         if request.type != wire.AutoNat.DIAL or not request.HasField("dial"):
             return wire.AutoNat.E_BAD_REQUEST, None
         named = PeerId(base58.b58encode(request.dial.peer.id[:64]).decode())
-        usable = _at_host(request.dial.peer.addrs, call.endpoint[0]) if call.endpoint else []
+        usable = at_host(request.dial.peer.addrs, call.endpoint[0]) if call.endpoint else []
         if call.endpoint is None or named != call.peer or not usable:
             return wire.AutoNat.E_DIAL_REFUSED, None
         if not self._quota.admit(call.endpoint[0], trio.current_time()):
@@ -128,7 +128,7 @@ class AutoNat:
         return wire.AutoNat.E_DIAL_ERROR, None
 
 
-def _at_host(addresses: Sequence[bytes], host: str) -> list[str]:
+def at_host(addresses: Sequence[bytes], host: str) -> list[str]:
     """The addresses that are at the IP address that the request comes from."""
     here = _plain(host)
     found = []

@@ -169,17 +169,26 @@ class HolePunch:
         return wire.HolePunch(type=wire.HolePunch.CONNECT, obs_addrs=seen)
 
     def _usable(self, addresses: Sequence[bytes]) -> list[str]:
-        """The addresses that may be dialled: nobody makes this peer scan its own network."""
-        ours_private = any(not is_global(address) for address in self._observed())
-        found = []
-        for raw in addresses[:MOST_ADDRESSES]:
-            try:
-                address = to_text(raw)
-                host, port = ip_endpoint(address)
-            except AddressError:
-                continue
-            ip = ipaddress.ip_address(host)
-            private = ours_private and ip.is_private and not ip.is_loopback and not ip.is_link_local
-            if port and (is_global(address) or private):
-                found.append(address)
-        return found
+        # Where this peer itself is seen at a private address the whole hive is in a private network.
+        return usable(addresses, private=any(not is_global(address) for address in self._observed()))
+
+
+def usable(addresses: Sequence[bytes], *, private: bool) -> list[str]:
+    """The addresses that may be dialled because another peer names them.
+
+    Args:
+        addresses: What it names.
+        private: Whether private addresses may be; nobody shall make this peer scan its own network.
+    """
+    found = []
+    for raw in addresses[:MOST_ADDRESSES]:
+        try:
+            address = to_text(raw)
+            host, port = ip_endpoint(address)
+        except AddressError:
+            continue
+        ip = ipaddress.ip_address(host)
+        near = private and ip.is_private and not ip.is_loopback and not ip.is_link_local
+        if port and (is_global(address) or near):
+            found.append(address)
+    return found
