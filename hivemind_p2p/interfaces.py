@@ -61,6 +61,12 @@ class ByteStream(Protocol):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Some bytes, or ``b""`` once the other side has sent its end."""
 
+    async def send_parts(self, parts: Sequence[Buffer]) -> None:
+        """Sends several buffers as if they were one, without putting them together first."""
+
+    async def receive_into(self, place: memoryview) -> int:
+        """Puts some bytes where they are to lie; their number, or 0 once the other side has sent its end."""
+
     async def send_eof(self) -> None:
         """Says that nothing more will be sent; receiving goes on."""
 

@@ -12,6 +12,9 @@ A frame on the wire, all integers big-endian:
 Both lengths are checked against what the reader allows before any memory is taken for them. The end of the stream
 says nothing about completeness (a killed process reads as a clean end), so only whole frames count.
 
+**Copies.** A payload is handed to the stream as it lies, and received straight into the buffer that the caller gets:
+this module copies only what came along with a header, `READ_SIZE` at the most.
+
 **Cancelling.** A cancelled `send` has either sent nothing, and the channel goes on; or has begun its frame, and then
 it closes the stream, so that the other side sees a message cut off instead of garbage. A cancelled `receive` that had
 read no further than the header loses nothing; one that was in the middle of a payload leaves the channel
@@ -21,7 +24,7 @@ unreadable, which the next `receive` says.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -45,9 +48,6 @@ MAX_PAYLOAD: Final = (1 << 32) - 1
 
 MAX_FAILURE_TEXT: Final = 4096
 """Characters of a failure's message or hint that are sent or shown: enough for a sentence, too few for a flood."""
-
-COALESCE: Final = 64 * 1024
-"""Bytes up to which the parts of a frame are copied together: one write costs more than copying this much."""
 
 READ_SIZE: Final = 64 * 1024
 """Bytes asked of the stream at once while looking for a header."""
@@ -165,8 +165,7 @@ class FramedChannel:
     async def _write_frame(self, start: bytes, payload: Sequence[memoryview]) -> None:
         whole = False
         try:
-            for write in _writes(start, payload):
-                await self._stream.send_all(write)
+            await self._stream.send_parts([start, *payload])
             whole = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._closed("broke while sending") from error
@@ -236,13 +235,18 @@ class FramedChannel:
         del self._unread[:filled]
         self._unreadable = "cannot be read on: a receive was cut off in the middle of a payload"
         while filled < length:
-            chunk = await self._some(length - filled)
-            if not chunk:
+            count = await self._into(payload[filled:])
+            if not count:
                 raise self._closed("ended in mid-message")
-            payload[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
+            filled += count
         self._unreadable = None
         return payload
+
+    async def _into(self, place: memoryview) -> int:
+        try:
+            return await self._stream.receive_into(place)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._closed("broke while receiving") from error
 
     async def _some(self, max_bytes: int) -> bytes:
         try:
@@ -261,24 +265,6 @@ class FramedChannel:
 def _parts(payload: Buffer | Sequence[Buffer]) -> list[memoryview]:
     buffers = [payload] if isinstance(payload, (bytes, bytearray, memoryview)) else payload
     return [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
-
-
-def _writes(start: bytes, payload: Sequence[memoryview]) -> Iterator[Buffer]:
-    """The frame as few writes: small parts are copied together, a large part is handed over as it is."""
-    pending = bytearray(start)
-    for part in payload:
-        if len(pending) + len(part) <= COALESCE:
-            pending += part
-            continue
-        if pending:
-            yield pending
-        pending = bytearray()
-        if len(part) <= COALESCE:
-            pending += part
-        else:
-            yield part
-    if pending:
-        yield pending
 
 
 def _printable(text: str) -> str:

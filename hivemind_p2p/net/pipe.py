@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -210,13 +210,24 @@ class PipeStream:
             trio.BrokenResourceError: The other side is gone.
             trio.BusyResourceError: Another task is sending.
         """
+        await self.send_parts([data])
+
+    async def send_parts(self, parts: Sequence[Buffer]) -> None:
+        """Sends several buffers as if they were one.
+
+        Raises:
+            trio.ClosedResourceError: This side was closed or has sent its end.
+            trio.BrokenResourceError: The other side is gone.
+            trio.BusyResourceError: Another task is sending.
+        """
         await trio.lowlevel.checkpoint()
         with self._alone("sending"):
             if self._closed:
                 raise trio.ClosedResourceError("this side of the stream is closed")
             if self._outgoing.link.loses():
                 self.reset()
-            await self._outgoing.send(data)
+            for part in parts or [b""]:
+                await self._outgoing.send(part)
 
     def reset(self) -> None:
         """Breaks the stream for both sides; what is on its way is lost."""
@@ -236,6 +247,19 @@ class PipeStream:
         await trio.lowlevel.checkpoint()
         with self._alone("receiving"):
             return await self._incoming.receive(limit)
+
+    async def receive_into(self, place: memoryview) -> int:
+        """Puts some bytes into a buffer; their number, or 0 once the other side has sent its end.
+
+        Raises:
+            trio.ClosedResourceError: This side was closed.
+            trio.BrokenResourceError: The stream has broken.
+            trio.BusyResourceError: Another task is receiving.
+            ValueError: The buffer has no room.
+        """
+        data = await self.receive_some(len(place))
+        place[: len(data)] = data
+        return len(data)
 
     async def send_eof(self) -> None:
         """Says that nothing more will be sent; receiving goes on."""

@@ -17,7 +17,7 @@ What stock libp2p streams do, and what is done about it here:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -125,6 +125,16 @@ class LibP2PStream:
             rest = memoryview(data).cast("B")
             if rest:
                 await self._write_in_background(rest)
+
+    async def send_parts(self, parts: Sequence[Buffer]) -> None:
+        """Sends several buffers, one after another."""
+        await self.send_all(b"".join(parts))
+
+    async def receive_into(self, place: memoryview) -> int:
+        """Puts some bytes into a buffer; their number, or 0 once the other side has sent its end."""
+        data = await self.receive_some(len(place))
+        place[: len(data)] = data
+        return len(data)
 
     async def _write_in_background(self, rest: memoryview) -> None:
         write = _Write(rest)

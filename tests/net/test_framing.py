@@ -55,7 +55,7 @@ frames = st.tuples(st.binary(max_size=200), st.lists(st.binary(max_size=3000), m
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(frames, max_size=5), st.integers(1, 5000))
-@example([(b"x", [bytes(framing.COALESCE), b"y", bytes(3 * framing.COALESCE), b"", b"z"])], 70_000)
+@example([(b"x", [bytes(framing.READ_SIZE), b"y", bytes(3 * framing.READ_SIZE), b"", b"z"])], 70_000)
 def test_what_goes_in_comes_out(sent, step):
     async def check():
         near, far = channels()
@@ -206,7 +206,7 @@ async def test_several_senders_do_not_mix_their_frames(autojump_clock):
     near, far = channels()
 
     async def send(letter):
-        for size in (10, framing.COALESCE + 1, 10):
+        for size in (10, framing.READ_SIZE + 1, 10):
             await near.send(Signed(body=letter), letter * size)
 
     async with trio.open_nursery() as nursery:
