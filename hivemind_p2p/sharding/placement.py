@@ -4,6 +4,8 @@ A model is cut into a number of even spans. The peers that serve models are put 
 peer that hosts nothing takes the r-th span that nobody hosts. Peers that decide at the same moment from the same
 offers therefore choose different spans. When spans are left and every willing peer hosts something already, those
 with the fewest spans take one more each.
+
+Peers that are reached through a relay only host nothing as long as there are others: every token crosses every stage.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hivemind_p2p.net.addresses import by_relay_only
 from hivemind_p2p.types import LayerSpan, Link, Offer, PeerId
 
 
@@ -38,7 +41,7 @@ def decide(link: Link, layer_count: int, stages_wanted: int, me: PeerId, offers:
         for offer in offers
         if offer.serves_models or offer.stages
     }
-    willing = sorted({offer.peer.peer_id for offer in offers if offer.serves_models})
+    willing = _willing(offers)
     if me not in willing:
         return None
     spans = cut(layer_count, stages_wanted)
@@ -50,6 +53,13 @@ def decide(link: Link, layer_count: int, stages_wanted: int, me: PeerId, offers:
     order = sorted(willing, key=lambda peer: (len(hosted[peer]), peer))
     uncovered = [span for span in spans if not cover[span]]
     return dict(zip(order, uncovered, strict=False)).get(me)
+
+
+def _willing(offers: Sequence[Offer]) -> list[PeerId]:
+    """Who is to host stages, in the order in which they choose."""
+    serving = [offer for offer in offers if offer.serves_models]
+    direct = [offer for offer in serving if not by_relay_only(offer.peer.addresses)]
+    return sorted({offer.peer.peer_id for offer in direct or serving})
 
 
 def _first_span(

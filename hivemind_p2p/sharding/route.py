@@ -6,16 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from hivemind_p2p.errors import MissingLayersError
+from hivemind_p2p.net.addresses import by_relay_only
 from hivemind_p2p.types import LayerSpan, Link, Offer, PeerId, Prices
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One stage of a route: who runs which layers, and what it asks."""
+    """One stage of a route: who runs which layers, what it asks, and whether it is reached through a relay only."""
 
     peer: PeerId
     span: LayerSpan
     prices: Prices
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class Route:
 
 
 def choose(offers: Sequence[Offer], link: Link, layer_count: int, avoid: Collection[PeerId] = ()) -> Route:
-    """A route with the fewest stages; among those always the same one, whatever the order of the offers.
+    """A route with the fewest relayed stages, of those one with the fewest stages; always the same one of equals.
+
+    Every token crosses every stage, so a relay in the way slows the whole model down.
 
     Args:
         offers: What the peers offer; only stages that are ready count.
@@ -50,11 +54,15 @@ def choose(offers: Sequence[Offer], link: Link, layer_count: int, avoid: Collect
         if before is None:
             continue
         known = best.get(hop.span.stop)
-        if known is None or len(before) + 1 < len(known):
+        if known is None or _cost((*before, hop)) < _cost(known):
             best[hop.span.stop] = (*before, hop)
     if layer_count not in best:
         raise _missing(hops, link, layer_count, max(best))
     return Route(best[layer_count])
+
+
+def _cost(hops: Sequence[Hop]) -> tuple[int, int]:
+    return sum(hop.relayed for hop in hops), len(hops)
 
 
 def covered(offers: Sequence[Offer], link: Link, layer_count: int) -> int:
@@ -66,13 +74,13 @@ def covered(offers: Sequence[Offer], link: Link, layer_count: int) -> int:
 
 def _ready(offers: Sequence[Offer], link: Link, layer_count: int, avoid: Collection[PeerId]) -> list[Hop]:
     hops = (
-        Hop(offer.peer.peer_id, stage.span, offer.prices)
+        Hop(offer.peer.peer_id, stage.span, offer.prices, by_relay_only(offer.peer.addresses))
         for offer in offers
         for stage in offer.stages
         if stage.link == link and stage.ready and offer.peer.peer_id not in avoid
     )
     inside = (hop for hop in hops if 0 <= hop.span.start < hop.span.stop <= layer_count)
-    return sorted(inside, key=lambda hop: (hop.span, hop.peer))
+    return sorted(inside, key=lambda hop: (hop.span, hop.relayed, hop.peer))
 
 
 def _missing(hops: Sequence[Hop], link: Link, layer_count: int, reached: int) -> MissingLayersError:

@@ -154,3 +154,26 @@ def test_avoided_peers_take_no_part() -> None:
 def test_missing_layers_are_named(offers: tuple[Offer, ...], message: str) -> None:
     with pytest.raises(MissingLayersError, match=message):
         route.choose(offers, LINK, 6)
+
+
+RELAYED = ("/ip4/9.9.9.9/tcp/4001/p2p/12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5/p2p-circuit",)
+
+
+def relayed(each: Offer) -> Offer:
+    return replace(each, peer=PeerInfo(each.peer.peer_id, RELAYED))
+
+
+def test_a_relayed_peer_hosts_nothing_as_long_as_there_are_others() -> None:
+    assert decisions([relayed(offer("a")), offer("b"), offer("c")]) == {"a": None, "b": SPANS[0], "c": SPANS[1]}
+    assert decisions([relayed(offer("a")), offer("b", SPANS[0])]) == {"a": None, "b": SPANS[1]}
+
+
+def test_relayed_peers_host_where_nobody_else_is() -> None:
+    assert decisions([relayed(offer("a")), relayed(offer("b"))]) == {"a": SPANS[0], "b": SPANS[1]}
+
+
+def test_a_route_leads_around_relays_even_over_more_stages() -> None:
+    whole = relayed(offer("a", LayerSpan(0, 6)))
+    parts = [offer("b", SPANS[0]), relayed(offer("c", SPANS[1])), offer("d", SPANS[1]), offer("e", SPANS[2])]
+    assert route.choose([whole, *parts], LINK, 6).peers == {"b", "d", "e"}
+    assert route.choose([whole, *parts[:2]], LINK, 6).peers == {"a"}
