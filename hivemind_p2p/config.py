@@ -46,6 +46,8 @@ class Settings:
         sandbox: ``auto``, ``bubblewrap`` or ``none``.
         threads: Torch threads a stage computes with.
         prices: What this peer asks.
+        relay: Whether calls are relayed for peers that cannot be called directly.
+        upnp: Whether a peer that lends asks its router for a port when it cannot be called otherwise.
     """
 
     bootstrap: str | None = None
@@ -64,6 +66,8 @@ class Settings:
     sandbox: str = "auto"
     threads: int = 1
     prices: Prices = field(default_factory=Prices)
+    relay: bool = False
+    upnp: bool = True
 
 
 _NAMES = {item.name for item in fields(Settings)} - {"prices"}
@@ -204,4 +208,6 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "memory": parse_bytes,
     "threads": _threads,
     "prices": _prices,
+    "relay": _truth,
+    "upnp": _truth,
 }

@@ -79,6 +79,12 @@ class LabPeer:
                 failures.append(f"{address}: {error!r}")
         raise RuntimeError("; ".join(failures))
 
+    async def timed_connect(self, addresses: Sequence[str]) -> float:
+        """Seconds that connecting takes."""
+        started = time.perf_counter()
+        await self.connect(addresses)
+        return time.perf_counter() - started
+
     async def echo(self, peer: str, size: int, name: str = "") -> dict[str, Any]:
         """Sends bytes and has them back over the best connection, or over the stream that is kept under a name."""
         call = self.calls.get(name)
