@@ -194,6 +194,10 @@ class Lookup:
             wanted.update(islice(self._answered(path), self._path_width))
         return tuple(self._infos[peer] for _, peer in self._order if peer in wanted)
 
+    def holders(self) -> tuple[PeerInfo, ...]:
+        """The peers that have told records, closest first."""
+        return tuple(self._infos[peer] for peer in self._answered(self._order) if peer in self._holders)
+
     def nearest_without(self) -> PeerInfo | None:
         """The closest peer that answered and told no records."""
         without = (peer for peer in self._answered(self._order) if peer not in self._holders)

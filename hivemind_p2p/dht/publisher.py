@@ -106,7 +106,7 @@ class Publisher:
         async def place(signed: SignedRecord) -> None:
             async with limiter:
                 lookup = await self._asker.find_peers(ids.of_key(signed.record.key))
-            for info in lookup.closest():
+            for info in lookup.replicas():
                 infos[info.peer_id] = info
                 by_peer.setdefault(info.peer_id, []).append(signed)
 

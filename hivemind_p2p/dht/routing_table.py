@@ -164,8 +164,7 @@ class RoutingTable:
         return tuple(index for index, bucket in sorted(self._buckets.items()) if bucket.refreshed_at + age <= now)
 
     def thin_buckets(self) -> tuple[int, ...]:
-        """The buckets with room although peers closer to this one are known, so that there must be more: after a
-        peer has joined these are worth a lookup."""
+        """The buckets with much room although peers closer to this one are known: there must be more to be met."""
         deepest = max((index for index, bucket in self._buckets.items() if len(bucket.good) > 1), default=0)
         return tuple(index for index in range(deepest) if self._room(index) > self._size // 2)
 
