@@ -24,7 +24,8 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import AddressError, ProtocolError
 from hivemind_p2p.net.addresses import ip_endpoint
 from hivemind_p2p.net.binary_addresses import to_bytes, to_text
-from hivemind_p2p.net.links import PROOF_DEADLINE, Call, Link, Links
+from hivemind_p2p.net.calls import Call, Link
+from hivemind_p2p.net.links import PROOF_DEADLINE, Links
 from hivemind_p2p.net.reachability import MOST_ADVERTISED, DialBack
 from hivemind_p2p.proto import reachability_pb2 as wire
 from hivemind_p2p.types import PeerId

@@ -23,7 +23,8 @@ import trio
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import BusyError, NetworkError, PeerUnreachableError, ProtocolError
 from hivemind_p2p.net.addresses import relay_of
-from hivemind_p2p.net.links import Call, Link, Links, failures
+from hivemind_p2p.net.calls import Call, Link, failures
+from hivemind_p2p.net.links import Links
 from hivemind_p2p.net.relay import HOP, STOP
 from hivemind_p2p.proto import reachability_pb2 as wire
 from hivemind_p2p.types import PeerId, PeerInfo

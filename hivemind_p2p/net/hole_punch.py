@@ -23,8 +23,9 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import AddressError, NetworkError, ProtocolError
 from hivemind_p2p.net.addresses import ip_endpoint, is_global
 from hivemind_p2p.net.binary_addresses import to_bytes, to_text
+from hivemind_p2p.net.calls import Call, Link
 from hivemind_p2p.net.identify import ask
-from hivemind_p2p.net.links import Call, Link, Links
+from hivemind_p2p.net.links import Links
 from hivemind_p2p.proto import reachability_pb2 as wire
 from hivemind_p2p.types import PeerId
 

@@ -11,7 +11,8 @@ from typing import Final
 from hivemind_p2p.errors import AddressError
 from hivemind_p2p.net.addresses import ip_endpoint
 from hivemind_p2p.net.binary_addresses import to_text
-from hivemind_p2p.net.links import Link, Links
+from hivemind_p2p.net.calls import Link
+from hivemind_p2p.net.links import Links
 from hivemind_p2p.proto import reachability_pb2 as wire
 
 IDENTIFY: Final = "/ipfs/id/1.0.0"

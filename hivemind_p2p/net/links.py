@@ -3,19 +3,15 @@
 The rest of a peer opens streams by peer id and does not care which connection carries them. Relaying, hole punching
 and calling back do care: a relay is asked directly or not at all, an upgrade is agreed on over the relayed connection,
 and a proof that a peer listens somewhere must not become a connection that others then use.
-
-A connection without a socket of its own is a relayed one; nothing else has none.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
-from google.protobuf.message import DecodeError
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import (
@@ -25,26 +21,18 @@ from hivemind_p2p.errors import (
     NetworkError,
     PeerUnreachableError,
     ProtocolError,
-    StreamClosedError,
 )
-from hivemind_p2p.net.addresses import ip_address, ip_endpoint
-from hivemind_p2p.net.binary_addresses import write_varint
+from hivemind_p2p.net.addresses import ip_endpoint
+from hivemind_p2p.net.calls import CALL_DEADLINE, Call, Link, failures
 from hivemind_p2p.types import PeerId, PeerInfo
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
     from libp2p.host.basic_host import BasicHost
 
     from hivemind_p2p.net.circuit import RelayedConnection
 
-LARGEST_MESSAGE: Final = 4096
-"""Bytes of a control message, as the circuit relay and DCUtR specifications say."""
-
 MOST_CALLS: Final = 256
 """Calls of one protocol that are answered at once."""
-
-CALL_DEADLINE: Final = 10.0
-"""Seconds for opening a stream and agreeing on the protocol: several round trips over a relay."""
 
 PROOF_DEADLINE: Final = 5.0
 """Seconds for calling somebody back: TCP and Noise take three round trips."""
@@ -52,169 +40,9 @@ PROOF_DEADLINE: Final = 5.0
 MOST_TRIED: Final = 4
 """Addresses of a relay or witness that are tried."""
 
-MessageType = TypeVar("MessageType", bound="Message")
-
 _PORT_TAKEN: Final = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE})
 
 _events = telemetry.source("links")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One connection to one peer, as libp2p holds it."""
-
-    connection: Any
-
-    @property
-    def peer(self) -> PeerId:
-        """Who is at the other end."""
-        return PeerId(self.connection.muxed_conn.peer_id.to_base58())
-
-    @property
-    def endpoint(self) -> tuple[str, int] | None:
-        """The IP address and port of the other end; None for a relayed connection."""
-        endpoint: tuple[str, int] | None = self.connection.muxed_conn.get_remote_address()
-        return endpoint
-
-    @property
-    def relayed(self) -> bool:
-        """Whether it leads through a relay."""
-        return self.endpoint is None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still be used, as far as is known."""
-        return not (self.connection.is_closed or self.connection.muxed_conn.event_shutting_down.is_set())
-
-    @property
-    def streams(self) -> int:
-        """Streams that are open on it."""
-        return len(self.connection.get_streams())
-
-    async def close(self) -> None:
-        """Closes it, telling the other side."""
-        try:
-            await self.connection.close()
-        except failures() as error:
-            _events.debug("close_failed", peer=self.peer, error=repr(error))
-
-
-class Call:
-    """One stream that speaks one of libp2p's own protocols: messages behind their length, then maybe raw bytes."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.link = Link(_ConnectionOf(stream.muxed_conn))
-        self.kept = False
-
-    @property
-    def peer(self) -> PeerId:
-        """Who is at the other end."""
-        return PeerId(self._stream.muxed_conn.peer_id.to_base58())
-
-    @property
-    def endpoint(self) -> tuple[str, int] | None:
-        """The IP address and port of the other end; None where the call came through a relay."""
-        endpoint: tuple[str, int] | None = self._stream.muxed_conn.get_remote_address()
-        return endpoint
-
-    def keep(self) -> Any:
-        """The stream itself, for a handler that goes on using it after it has returned."""
-        self.kept = True
-        return self._stream
-
-    async def send(self, message: Message) -> None:
-        """Sends one message.
-
-        Raises:
-            StreamClosedError: The other side has gone.
-        """
-        body = message.SerializeToString()
-        await self.write(write_varint(len(body)) + body)
-
-    async def receive(
-        self, kind: type[MessageType], *, deadline: float = CALL_DEADLINE, largest: int = LARGEST_MESSAGE
-    ) -> MessageType:
-        """The next message; reads nothing behind it.
-
-        Raises:
-            ProtocolError: It is malformed or too large.
-            StreamClosedError: The other side ended the stream.
-            DeadlineExceededError: It did not come within `deadline` seconds.
-        """
-        try:
-            with trio.fail_after(deadline):
-                body = await self._exactly(await self._length(largest))
-        except trio.TooSlowError as error:
-            raise DeadlineExceededError(f"peer {self.peer} sent no {kind.__name__} within {deadline:g} s") from error
-        try:
-            return kind.FromString(body)
-        except DecodeError as error:
-            raise ProtocolError(f"peer {self.peer} sent a malformed {kind.__name__}") from error
-
-    async def _length(self, largest: int) -> int:
-        length = shift = 0
-        while True:
-            byte = (await self._exactly(1))[0]
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if length > largest or shift > 28:
-                raise ProtocolError(f"peer {self.peer} announces a message of more than {largest} bytes")
-            if byte < 0x80:
-                return length
-
-    async def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            more = await self.read(size - len(data))
-            if not more:
-                raise StreamClosedError(f"peer {self.peer} ended the stream in the middle of a message")
-            data += more
-        return data
-
-    async def read(self, most: int) -> bytes:
-        """Some bytes; none at the end.
-
-        Raises:
-            StreamClosedError: The stream broke.
-        """
-        from libp2p.network.stream.exceptions import StreamEOF
-
-        try:
-            return bytes(await self._stream.read(most))
-        except StreamEOF:
-            return b""
-        except failures() as error:
-            raise StreamClosedError(f"the stream to {self.peer} broke: {error}") from error
-
-    async def write(self, data: bytes) -> None:
-        """Sends bytes.
-
-        Raises:
-            StreamClosedError: The stream broke.
-        """
-        try:
-            await self._stream.write(data)
-        except failures() as error:
-            raise StreamClosedError(f"the stream to {self.peer} broke: {error}") from error
-
-    async def close(self) -> None:
-        """Ends the stream, telling the other side; never fails."""
-        try:
-            with trio.move_on_after(1) as patience:
-                patience.shield = True
-                await self._stream.close()
-        except failures() as error:
-            _events.debug("close_failed", peer=self.peer, error=repr(error))
-
-    async def reset(self) -> None:
-        """Breaks the stream; never fails."""
-        try:
-            with trio.move_on_after(1) as patience:
-                patience.shield = True
-                await self._stream.reset()
-        except failures() as error:
-            _events.debug("reset_failed", peer=self.peer, error=repr(error))
 
 
 CallHandler: TypeAlias = Callable[[Call], Awaitable[None]]
@@ -442,35 +270,6 @@ class Links:
 
         announced = [Multiaddr(address) for address in addresses]
         self._host._addrs_factory = lambda _: list(announced)
-
-
-class _ConnectionOf:
-    """The connection under a stream, for a `Link`: libp2p's streams know the muxed connection only."""
-
-    def __init__(self, muxed: Any) -> None:
-        self.muxed_conn = muxed
-
-    @property
-    def is_closed(self) -> bool:
-        return bool(self.muxed_conn.is_closed)
-
-    def get_streams(self) -> tuple[Any, ...]:
-        return ()
-
-    async def close(self) -> None:
-        await self.muxed_conn.close()
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Everything that libp2p's streams and connections raise when something is wrong with them."""
-    from libp2p.exceptions import BaseLibp2pError
-
-    return (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, ValueError, KeyError)
-
-
-def address_of(endpoint: tuple[str, int]) -> str:
-    """A socket's address as a multiaddr."""
-    return ip_address(*endpoint[:2])
 
 
 def _innermost(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -23,7 +23,7 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import AddressError, NetworkError
 from hivemind_p2p.interfaces import Clock, TaskStatus
 from hivemind_p2p.net import identify
-from hivemind_p2p.net.addresses import circuit_addresses, ip_endpoint
+from hivemind_p2p.net.addresses import circuit_addresses, ip_endpoint, is_circuit
 from hivemind_p2p.net.autonat import AUTONAT, AutoNat
 from hivemind_p2p.net.circuit import Circuits, Reservation
 from hivemind_p2p.net.hole_punch import HolePunch
@@ -141,6 +141,8 @@ class ReachabilityService:
         clock: Seconds since the epoch.
         listening: Where the listeners can be dialled on each interface; asked anew at each look.
         advertise: Told where this peer can be dialled, each time that changes.
+        keep: Told whose connections must not be closed for being idle: relays', and those of peers that this relay
+            has given a place.
     """
 
     def __init__(
@@ -152,11 +154,14 @@ class ReachabilityService:
         clock: Clock,
         listening: Callable[[], tuple[str, ...]],
         advertise: Callable[[tuple[str, ...]], object],
+        keep: Callable[[frozenset[PeerId]], object] = frozenset,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._listening = listening
         self._advertise = advertise
+        self._keep_connections = keep
+        self._kept: frozenset[PeerId] = frozenset()
         self.links = Links(host, bound)
         self.links.reuse_port_to |= {peer.peer_id for peer in settings.trusted}
         self.circuits = Circuits(self.links, connect=self.links.connect, taken=self._taken)
@@ -192,6 +197,16 @@ class ReachabilityService:
             not_upgraded=self._punch.failed,
             relay=self._relay.statistics() if self._relay else None,
         )
+
+    async def dial(self, peer: PeerId, address: str) -> Any:
+        """Connects to a peer at a plain TCP address or through a relay; libp2p's connection.
+
+        Raises:
+            NetworkError: There is no answer, or somebody else is there.
+        """
+        if is_circuit(address):
+            return await self.circuits.dial(peer, address)
+        return await self.links.dial(peer, address)
 
     async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Watches the network until cancelled."""
@@ -328,9 +343,18 @@ class ReachabilityService:
                 self._places.clear()
                 self.circuits.relays.clear()
                 self._conclude()
+            self._say_whom_to_keep()
             with trio.move_on_after(TICK):
                 await self._needed.wait()
             self._needed = trio.Event()
+
+    def _say_whom_to_keep(self) -> None:
+        relays = {peer for peer, place in self._places.items() if place.held}
+        holders = self._relay.holders() if self._relay else ()
+        kept = self._evidence.trusted | relays | frozenset(holders)
+        if kept != self._kept:
+            self._kept = kept
+            self._keep_connections(kept)
 
     async def _want_places(self) -> None:
         """Chooses relays: the bootstrap, and others where it has none left or as a second."""

@@ -25,7 +25,8 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import AddressError, NetworkError
 from hivemind_p2p.interfaces import Clock
 from hivemind_p2p.net.binary_addresses import to_bytes
-from hivemind_p2p.net.links import Call, Links
+from hivemind_p2p.net.calls import Call
+from hivemind_p2p.net.links import Links
 from hivemind_p2p.net.relay_book import Refusal, RelayBook, RelayLimits, RelayStatistics
 from hivemind_p2p.proto import reachability_pb2 as wire
 from hivemind_p2p.types import PeerId
@@ -66,6 +67,10 @@ class Relay:
     def statistics(self) -> RelayStatistics:
         """What has been relayed so far."""
         return self._book.statistics()
+
+    def holders(self) -> tuple[PeerId, ...]:
+        """Who has a place: a connection with them that looks idle is one that they wait at."""
+        return self._book.holders()
 
     async def _answer(self, call: Call) -> None:
         request = await call.receive(wire.HopMessage)

@@ -17,7 +17,7 @@ import trio
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net import libp2p_host, listening
 from hivemind_p2p.net.addresses import is_circuit, split_peer
-from hivemind_p2p.net.links import Call, Link
+from hivemind_p2p.net.calls import Call, Link
 from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
 from hivemind_p2p.net.relay_book import RelayLimits
 from hivemind_p2p.types import PeerId

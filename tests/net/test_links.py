@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hivemind_p2p.errors import DeadlineExceededError, NetworkError, ProtocolError, StreamClosedError
 from hivemind_p2p.net.autonat import DialBackQuota, at_host
 from hivemind_p2p.net.binary_addresses import to_bytes, write_varint
+from hivemind_p2p.net.calls import LARGEST_MESSAGE, Call
 from hivemind_p2p.net.hole_punch import usable
-from hivemind_p2p.net.links import LARGEST_MESSAGE, Call
 from hivemind_p2p.proto import reachability_pb2 as wire
 
 
