@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from hivemind_p2p.dht.round_trips import RoundTrips
 from hivemind_p2p.errors import DeadlineExceededError, StreamClosedError
 from hivemind_p2p.interfaces import Channel, Network
 from hivemind_p2p.proto import dht_pb2
@@ -37,6 +38,7 @@ class Channels:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._idle: OrderedDict[PeerId, _Idle] = OrderedDict()
+        self.round_trips = RoundTrips()
 
     async def exchange(
         self, peer: PeerId, request: dht_pb2.Request, *, deadline: float = REQUEST_DEADLINE
@@ -67,10 +69,12 @@ class Channels:
 
     async def _use(self, peer: PeerId, channel: Channel, request: dht_pb2.Request) -> dht_pb2.Response:
         done = False
+        started = trio.current_time()
         try:
             await channel.send(request)
             response, _ = await channel.receive(dht_pb2.Response)
             done = True
+            self.round_trips.took(trio.current_time() - started)
         finally:
             if not done:
                 await channel.aclose()

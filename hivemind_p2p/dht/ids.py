@@ -19,6 +19,9 @@ NodeId = NewType("NodeId", int)
 ID_BITS = 256
 ID_BYTES = ID_BITS // 8
 
+FARTHEST = (1 << ID_BITS) - 1
+"""No two points are farther apart."""
+
 
 @lru_cache(maxsize=8192)
 def of_peer(peer: PeerId) -> NodeId:

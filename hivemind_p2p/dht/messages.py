@@ -26,9 +26,17 @@ class FindPeers:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Asks to keep records."""
+    """Asks to keep records.
+
+    Attributes:
+        records: Which.
+        target: A point whose closest peers are asked for at the same time; None for none.
+        copy_seconds: Not 0 for copies that a lookup leaves behind: how long they are kept at the most.
+    """
 
     records: tuple[SignedBytes, ...]
+    target: NodeId | None = None
+    copy_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +46,22 @@ class FindRecords:
     Attributes:
         key: Which records.
         after: The signer that the last page ended with; empty for the first page.
+        known: The marks of records that the asker has already, which are left out.
     """
 
     key: str
     after: str = ""
+    known: frozenset[bytes] = frozenset()
 
 
-Question: TypeAlias = FindPeers | Store | FindRecords
+@dataclass(frozen=True, slots=True)
+class ReadMany:
+    """Asks for the records under several keys that share their replicas."""
+
+    keys: tuple[str, ...]
+
+
+Question: TypeAlias = FindPeers | Store | FindRecords | ReadMany
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +89,11 @@ class Response:
         records: What is kept under the key.
         next: Not empty where there is more: ask again with this as `after`.
         refusals: The records that were not kept.
+        kept: Records under the key, known ones included; of several keys, how many were answered.
     """
 
     peers: tuple[PeerInfo, ...] = ()
     records: tuple[SignedBytes, ...] = ()
     next: str = ""
     refusals: tuple[Refusal, ...] = ()
+    kept: int = 0

@@ -10,7 +10,16 @@ from __future__ import annotations
 from hivemind_p2p.dht import ids, wire
 from hivemind_p2p.dht.ids import NodeId
 from hivemind_p2p.dht.lookup import PARALLEL, QUORUM, Lookup
-from hivemind_p2p.dht.messages import FindPeers, FindRecords, Refusal, Request, Response, SignedBytes, Store
+from hivemind_p2p.dht.messages import (
+    FindPeers,
+    FindRecords,
+    ReadMany,
+    Refusal,
+    Request,
+    Response,
+    SignedBytes,
+    Store,
+)
 from hivemind_p2p.dht.population import Population
 from hivemind_p2p.dht.record_store import RecordStore
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE, RoutingTable
@@ -57,10 +66,13 @@ class Node:
         match request.question:
             case FindPeers(target):
                 response = Response(peers=self.table.closest(target, BUCKET_SIZE, without=asker))
-            case Store(records):
-                response = Response(refusals=self._keep(records, now))
-            case FindRecords(key, after):
-                response = self._find(asker, key, after, now)
+            case Store(records, target, copy_seconds):
+                peers = () if target is None else self.table.closest(target, BUCKET_SIZE, without=asker)
+                response = Response(peers=peers, refusals=self._keep(records, copy_seconds, now))
+            case FindRecords():
+                response = self._find(asker, request.question, now)
+            case ReadMany(keys):
+                response = self._read_many(keys, now)
         return response, self.table.seen(request.sender, at)
 
     def is_alone(self) -> bool:
@@ -126,21 +138,46 @@ class Node:
             reach=self.population.reach(BUCKET_SIZE),
         )
 
-    def _keep(self, records: tuple[SignedBytes, ...], now: float) -> tuple[Refusal, ...]:
+    def _keep(self, records: tuple[SignedBytes, ...], copy_seconds: int, now: float) -> tuple[Refusal, ...]:
         refusals: list[Refusal] = []
         for index, record in enumerate(records):
             try:
-                self.store.put(record.body, record.signature, now)
+                if copy_seconds:
+                    self.store.put_copy(record.body, record.signature, now, copy_seconds)
+                else:
+                    self.store.put(record.body, record.signature, now)
             except RecordError as error:
                 refusals.append(Refusal(index, error.message))
         self.refused += len(refusals)
         return tuple(refusals)
 
-    def _find(self, asker: PeerId, key: str, after: str, now: float) -> Response:
-        page, next_after = self.store.page(key, after, now, most_bytes=wire.MAX_BATCH, most_records=wire.MOST_RECORDS)
+    def _find(self, asker: PeerId, question: FindRecords, now: float) -> Response:
+        page, next_after = self.store.page(
+            question.key,
+            question.after,
+            now,
+            most_bytes=wire.MAX_BATCH,
+            most_records=wire.MOST_RECORDS,
+            known=question.known,
+        )
         # The peers are told once, with the first page.
-        peers = () if after else self.table.closest(ids.of_key(key), BUCKET_SIZE, without=asker)
-        return Response(peers=peers, records=tuple(wire.as_bytes(signed) for signed in page), next=next_after)
+        first = not question.after
+        peers = self.table.closest(ids.of_key(question.key), BUCKET_SIZE, without=asker) if first else ()
+        records = tuple(wire.as_bytes(signed) for signed in page)
+        return Response(peers, records, next_after, kept=len(self.store.get(question.key, now)))
+
+    def _read_many(self, keys: tuple[str, ...], now: float) -> Response:
+        """What is kept under the keys, in their order, as far as it fits: a key's records come together or not."""
+        records: list[SignedBytes] = []
+        size = answered = 0
+        for key in keys:
+            found = self.store.get(key, now)
+            size += sum(signed.size for signed in found)
+            if size > wire.MAX_BATCH or len(records) + len(found) > wire.MOST_RECORDS:
+                break
+            records += (wire.as_bytes(signed) for signed in found)
+            answered += 1
+        return Response(records=tuple(records), kept=answered)
 
 
 def check_page(question: FindRecords, response: Response, remote: PeerId) -> None:

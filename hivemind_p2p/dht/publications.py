@@ -12,6 +12,9 @@ from hivemind_p2p.identity import Identity
 REPUBLISHED = 3
 """How often a record is stored in its lifetime: it outlives the failure of one attempt, and nearly of two."""
 
+TOGETHER = 0.1
+"""The share of the time between two publications by which one may come early, to come together with others."""
+
 RETRY_AFTER = 2.0
 """Seconds after which a record that found no replica is tried again."""
 
@@ -61,12 +64,18 @@ class Publications:
         return self._sign(key, b"", now, publication.expires_at)
 
     def renew(self, *, now: float, at: float) -> tuple[SignedRecord, ...]:
-        """New records for all that are due."""
-        due = [(key, publication) for key, publication in self._publications.items() if publication.due_at <= at]
+        """New records for all that are due, and with them for those that soon will be: they share requests."""
+        if (first := self.next_due()) is None or first > at:
+            return ()
+        due = [(key, publication) for key, publication in self._publications.items() if _is_due(publication, at)]
         for _, publication in due:
             publication.expires_at = now + publication.lifetime
             publication.due_at = at + publication.lifetime / REPUBLISHED
         return tuple(self._sign(key, publication.value, now, publication.expires_at) for key, publication in due)
+
+    def above(self, sequence: int) -> None:
+        """Goes on above a sequence that this signer is known to have used."""
+        self._sequence = max(self._sequence, sequence)
 
     def unreplicated(self, key: str, at: float) -> None:
         """Notes that nobody took a record, so that it is soon due again."""
@@ -83,3 +92,7 @@ class Publications:
         signed = records.sign(self._identity, key, value, sequence=sequence, expires_at=expires_at)
         self._sequence = sequence
         return signed
+
+
+def _is_due(publication: _Publication, at: float) -> bool:
+    return publication.due_at <= at + TOGETHER * publication.lifetime / REPUBLISHED

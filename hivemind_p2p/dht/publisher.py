@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -13,8 +14,10 @@ from hivemind_p2p.dht import ids, wire
 from hivemind_p2p.dht.asker import Asker
 from hivemind_p2p.dht.messages import Store
 from hivemind_p2p.dht.node import Node
+from hivemind_p2p.dht.placements import Placements
 from hivemind_p2p.dht.publications import Publications
 from hivemind_p2p.dht.records import SignedRecord
+from hivemind_p2p.dht.replication import to_hand_over
 from hivemind_p2p.errors import HivemindError, RecordError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Clock
@@ -22,6 +25,15 @@ from hivemind_p2p.types import PeerId, PeerInfo
 
 PLACED_AT_ONCE = 4
 """Keys whose replicas are looked for at once when many records are due."""
+
+MOST_NEWCOMERS = 64
+"""Newcomers that wait to be given what they should keep."""
+
+LOOKED_AT_ONCE = 32
+"""Keys looked at for a newcomer before others have their turn: 3 ms."""
+
+STORED_AT_ONCE = 32
+"""Replicas that are written to at once."""
 
 _events = telemetry.source("directory")
 
@@ -41,6 +53,8 @@ class Publisher:
         self._asker = asker
         self._clock = clock
         self._publications = Publications(identity)
+        self._placements = Placements()
+        self._newcomers, self._to_welcome = trio.open_memory_channel[PeerInfo](MOST_NEWCOMERS)
         self._changed = trio.Event()
 
     def __len__(self) -> int:
@@ -52,6 +66,9 @@ class Publisher:
         Raises:
             RecordError: The key or value is too large, the value is empty, or the lifetime is out of bounds.
         """
+        # A node whose clock was set back since its former life goes on above the sequences that it finds of itself.
+        if former := self._node.store.newest(key, self._node.own):
+            self._publications.above(former.record.sequence)
         signed = self._publications.publish(key, value, lifetime, now=self._clock(), at=trio.current_time())
         self._changed.set()
         await self._replicate([signed])
@@ -72,20 +89,49 @@ class Publisher:
             due = self._publications.renew(now=self._clock(), at=trio.current_time())
             await self._replicate(due)
 
+    # -- newcomers ---------------------------------------------------------------------------------------------------
+
+    def welcome(self, newcomer: PeerInfo) -> None:
+        """Has a peer that is new in the routing table given the records that it should keep."""
+        with suppress(trio.WouldBlock):  # enough are waiting; the next publication gives it what is missing
+            self._newcomers.send_nowait(newcomer)
+
+    async def hand_over(self) -> None:
+        """Gives newcomers what they should keep, until cancelled."""
+        async for newcomer in self._to_welcome:
+            try:
+                await self._hand_over(newcomer)
+            except HivemindError as error:
+                _events.debug("not_handed_over", peer=newcomer.peer_id, error=error.message)
+
+    async def _hand_over(self, newcomer: PeerInfo) -> None:
+        store, table, own = self._node.store, self._node.table, self._node.own
+        keys = store.keys()
+        for start in range(0, len(keys), LOOKED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            handed = to_hand_over(table, own, newcomer, keys[start : start + LOOKED_AT_ONCE])
+            records = [signed for key in handed for signed in store.originals(key, self._clock())]
+            for batch in wire.batches(signed for signed in records if signed.record.signer != newcomer.peer_id):
+                await self._asker.request(newcomer, Store(tuple(wire.as_bytes(signed) for signed in batch)))
+
     # -- storing -----------------------------------------------------------------------------------------------------
 
     async def _replicate(self, records: Sequence[SignedRecord]) -> None:
         """Stores records of this peer here and at the peers closest to their keys."""
         self._keep_own(records)
-        targets = await self._place(records)
-        replicas: Counter[str] = Counter()
-        async with trio.open_nursery() as nursery:
-            for info, batch in targets:
-                nursery.start_soon(self._store, info, batch, replicas)
+        at = trio.current_time()
+        placed = {signed: self._placements.replicas(signed.record.key, self._node.table, at) for signed in records}
+        taken = await self._store_batches({signed: peers for signed, peers in placed.items() if peers})
+        unplaced = [
+            signed
+            for signed, peers in placed.items()
+            if not self._placements.stored(signed.record.key, taken[signed.record.key], len(peers))
+        ]
+        await self._place(unplaced, taken)
         # The first peer of a hive has nobody to store at, and that is as it should be.
         alone = self._node.is_alone()
         for key in {signed.record.key for signed in records}:
-            if not replicas[key] and not alone:
+            if not taken[key] and not alone:
                 _events.warning("unreplicated", key=key)
                 self._publications.unreplicated(key, trio.current_time())
                 self._changed.set()
@@ -97,25 +143,47 @@ class Publisher:
             except RecordError as error:
                 _events.warning("own_record_not_kept", key=signed.record.key, reason=error.message)
 
-    async def _place(self, records: Sequence[SignedRecord]) -> list[tuple[PeerInfo, tuple[SignedRecord, ...]]]:
-        """Which records go to which peers, in batches that fit into a message."""
-        by_peer: dict[PeerId, list[SignedRecord]] = {}
-        infos: dict[PeerId, PeerInfo] = {}
+    async def _place(self, records: Sequence[SignedRecord], taken: Counter[str]) -> None:
+        """Looks for the replicas of each record and stores it at them; remembers them for the next time."""
         limiter = trio.CapacityLimiter(PLACED_AT_ONCE)
 
         async def place(signed: SignedRecord) -> None:
+            key = signed.record.key
             async with limiter:
-                lookup = await self._asker.find_peers(ids.of_key(signed.record.key))
-            for info in lookup.replicas():
-                infos[info.peer_id] = info
-                by_peer.setdefault(info.peer_id, []).append(signed)
+                placed = await self._asker.store_closest(ids.of_key(key), wire.as_bytes(signed))
+            for peer, reason in placed.refusals.items():
+                _events.warning("record_refused", peer=peer, key=key, reason=reason)
+            taken[key] = max(taken[key], len(placed.taken))
+            if placed.replicas:
+                self._placements.found(key, placed.replicas, trio.current_time())
 
         async with trio.open_nursery() as nursery:
             for signed in records:
                 nursery.start_soon(place, signed)
-        return [(infos[peer], batch) for peer, wanted in by_peer.items() for batch in wire.batches(wanted)]
 
-    async def _store(self, info: PeerInfo, batch: Sequence[SignedRecord], replicas: Counter[str]) -> None:
+    async def _store_batches(self, placed: Mapping[SignedRecord, Sequence[PeerInfo]]) -> Counter[str]:
+        """Stores records at known replicas, all records of a replica together; returns how many took each key."""
+        taken: Counter[str] = Counter()
+        by_peer: dict[PeerId, list[SignedRecord]] = {}
+        infos: dict[PeerId, PeerInfo] = {}
+        for signed, peers in placed.items():
+            for info in peers:
+                infos[info.peer_id] = info
+                by_peer.setdefault(info.peer_id, []).append(signed)
+        limiter = trio.CapacityLimiter(STORED_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for peer, wanted in by_peer.items():
+                nursery.start_soon(self._store_all, infos[peer], wanted, taken, limiter)
+        return taken
+
+    async def _store_all(
+        self, info: PeerInfo, records: Sequence[SignedRecord], taken: Counter[str], limiter: trio.CapacityLimiter
+    ) -> None:
+        async with limiter:
+            for batch in wire.batches(records):
+                await self._store(info, batch, taken)
+
+    async def _store(self, info: PeerInfo, batch: Sequence[SignedRecord], taken: Counter[str]) -> None:
         try:
             response = await self._asker.request(info, Store(tuple(wire.as_bytes(signed) for signed in batch)))
         except HivemindError:
@@ -123,4 +191,4 @@ class Publisher:
         refused = {refusal.index: refusal.reason for refusal in response.refusals}
         for index, reason in refused.items():
             _events.warning("record_refused", peer=info.peer_id, index=index, reason=reason)
-        replicas.update(signed.record.key for index, signed in enumerate(batch) if index not in refused)
+        taken.update(signed.record.key for index, signed in enumerate(batch) if index not in refused)

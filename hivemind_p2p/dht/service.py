@@ -22,7 +22,6 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -34,12 +33,14 @@ from hivemind_p2p.dht.channels import KEPT_IDLE, PROTOCOL, REQUEST_DEADLINE
 from hivemind_p2p.dht.hive_clock import HiveClock
 from hivemind_p2p.dht.kademlia_service import KademliaService
 from hivemind_p2p.dht.lookup import PARALLEL
-from hivemind_p2p.dht.messages import FindPeers
+from hivemind_p2p.dht.messages import FindPeers, Store
 from hivemind_p2p.dht.node import Node
 from hivemind_p2p.dht.publisher import Publisher
 from hivemind_p2p.dht.record_keeper import RecordKeeper
 from hivemind_p2p.dht.record_store import RecordStore
 from hivemind_p2p.dht.records import MAX_KEY
+from hivemind_p2p.dht.signatures import check_signatures
+from hivemind_p2p.dht.statistics import DirectoryStatistics
 from hivemind_p2p.dht.validators import Validator, Validators
 from hivemind_p2p.errors import (
     BootstrapUnreachableError,
@@ -74,39 +75,6 @@ CLOCK_EVERY = 600.0
 """Seconds between questions to the seeds what time it is: a clock drifts a few milliseconds in that time."""
 
 _events = telemetry.source("directory")
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryStatistics:
-    """What the directory has done since the start.
-
-    Attributes:
-        peers: Peers in the routing table now.
-        records: Records that this peer keeps for the hive now.
-        record_bytes: Their bytes.
-        published: Records that this peer keeps alive now.
-        lookups: Lookups of any kind that it made.
-        requests: Requests that it sent.
-        failures: Those that failed.
-        answered: Requests of others that it answered.
-        refused: Records that it refused, asked to store them or reading them: forged, expired, no room.
-        standard_answered: Requests in libp2p's standard Kademlia messages that it answered.
-        written: Changes to records that were written to the disk.
-        clock_correction: Seconds by which the machine's clock is put right (see `hive_clock`).
-    """
-
-    peers: int
-    records: int
-    record_bytes: int
-    published: int
-    lookups: int
-    requests: int
-    failures: int
-    answered: int
-    refused: int
-    standard_answered: int
-    written: int
-    clock_correction: float
 
 
 class DirectoryService:
@@ -174,9 +142,22 @@ class DirectoryService:
         Raises:
             RecordError: No record can have this key.
         """
-        if not 0 < len(key.encode()) <= MAX_KEY:
-            raise RecordError(f"a key has 1 to {MAX_KEY} bytes, this has {len(key.encode())}")
+        _check_key(key)
         return tuple(signed.record for signed in await self._asker.find_records(key) if signed.record.value)
+
+    async def lookup_many(self, keys: Iterable[str]) -> dict[str, tuple[Record, ...]]:
+        """The current records under each of many keys; those that share replicas are asked for together.
+
+        Raises:
+            RecordError: No record can have one of these keys.
+        """
+        wanted = tuple(dict.fromkeys(keys))
+        for key in wanted:
+            _check_key(key)
+        found = await self._asker.find_many(wanted)
+        return {
+            key: tuple(signed.record for signed in signeds if signed.record.value) for key, signeds in found.items()
+        }
 
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """Where a peer can be dialled.
@@ -226,7 +207,9 @@ class DirectoryService:
                 nursery.start_soon(self._publisher.republish)
                 nursery.start_soon(self.standard.identify_strangers)
                 nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._publisher.hand_over)
                 nursery.start_soon(self._asker.check_doubtful)
+                nursery.start_soon(self._asker.leave_copies)
                 nursery.start_soon(_every, SEEDS_EVERY, self._keep_seeds)
                 nursery.start_soon(_every, REFRESH_EVERY, self._refresh)
                 nursery.start_soon(_every, SWEEP_EVERY, self._sweep)
@@ -274,8 +257,13 @@ class DirectoryService:
             if idle.cancelled_caught:
                 return
             request = wire.decode_request(message, channel.remote)
+            if isinstance(request.question, Store):
+                await check_signatures(request.question.records)
+            known = channel.remote in self._node.table
             response, doubtful = self._node.answer(request, now=self._clock(), at=trio.current_time())
             self._asker.doubt(doubtful)
+            if not known and channel.remote in self._node.table:
+                self._publisher.welcome(request.sender)
             self._answered += 1
             with trio.fail_after(REQUEST_DEADLINE):
                 await channel.send(wire.encode_response(response))
@@ -328,6 +316,11 @@ class DirectoryService:
         self._node.store.expire(self._clock())
         await self._asker.close_idle()
         await self.standard.sweep()
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key.encode()) <= MAX_KEY:
+        raise RecordError(f"a key has 1 to {MAX_KEY} bytes, this has {len(key.encode())}")
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

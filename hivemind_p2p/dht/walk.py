@@ -21,12 +21,13 @@ Ask: TypeAlias = Callable[[PeerInfo], Awaitable[Sequence[PeerInfo]]]
 """Asks a peer and returns the peers that it names."""
 
 
-async def walk(lookup: Lookup, ask: Ask) -> None:
+async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> None:
     """Brings a lookup to its end; who has not answered by then is left behind.
 
     Args:
         lookup: Says whom to ask.
         ask: Asks one peer; a `HivemindError` counts as a failure.
+        slow_after: Seconds after which somebody else is asked meanwhile.
     """
     progress, news = trio.open_memory_channel[None](1)
 
@@ -40,14 +41,14 @@ async def walk(lookup: Lookup, ask: Ask) -> None:
         async with trio.open_nursery() as nursery:
             while not lookup.finished:
                 for info in lookup.next():
-                    nursery.start_soon(_visit, lookup, info, ask, tell)
+                    nursery.start_soon(_visit, lookup, info, ask, tell, slow_after)
                 await news.receive()
             nursery.cancel_scope.cancel()
 
 
-async def _visit(lookup: Lookup, info: PeerInfo, ask: Ask, tell: Callable[[], None]) -> None:
+async def _visit(lookup: Lookup, info: PeerInfo, ask: Ask, tell: Callable[[], None], slow_after: float) -> None:
     async def watch() -> None:
-        await trio.sleep(SLOW_AFTER)
+        await trio.sleep(slow_after)
         lookup.slow(info.peer_id)
         tell()
 

@@ -7,17 +7,19 @@ from functools import lru_cache
 
 from hivemind_p2p import identity
 from hivemind_p2p.dht import ids
+from hivemind_p2p.dht.ids import NodeId
 from hivemind_p2p.dht.messages import (
     FindPeers,
     FindRecords,
     Question,
+    ReadMany,
     Refusal,
     Request,
     Response,
     SignedBytes,
     Store,
 )
-from hivemind_p2p.dht.records import MAX_BODY, MAX_KEY, SignedRecord
+from hivemind_p2p.dht.records import MARK_BYTES, MAX_BODY, MAX_KEY, SignedRecord
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE
 from hivemind_p2p.errors import IdentityError, ProtocolError
 from hivemind_p2p.proto import common_pb2, dht_pb2
@@ -33,7 +35,13 @@ LONGEST_ADDRESS = 256
 """Characters of a multiaddr; one through a relay has about 120."""
 
 MOST_RECORDS = 256
-"""Records in one message: their signatures take about 40 ms to check, in which this peer does nothing else."""
+"""Records in one message: their signatures take about 40 ms to check, in small steps."""
+
+MOST_KNOWN = 1024
+"""Marks of known records in one question: 8 KiB."""
+
+MOST_KEYS = 256
+"""Keys in one question."""
 
 MAX_BATCH = 256 * 1024
 """Bytes of records in one message: well below what a frame's header may hold, whatever is added to it."""
@@ -48,13 +56,19 @@ def encode_request(request: Request) -> dht_pb2.Request:
     match request.question:
         case FindPeers(target):
             message.find_peers.target = ids.to_bytes(target)
-        case Store(records):
+        case Store(records, target, copy_seconds):
             message.store.records.extend(_encode_record(record) for record in records)
+            message.store.target = b"" if target is None else ids.to_bytes(target)
+            message.store.copy_seconds = copy_seconds
             message.store.SetInParent()
-        case FindRecords(key, after):
+        case FindRecords(key, after, known):
             message.find_records.key = key
             message.find_records.after = after
+            message.find_records.known = b"".join(sorted(known))
             message.find_records.SetInParent()
+        case ReadMany(keys):
+            message.read_many.keys.extend(keys)
+            message.read_many.SetInParent()
     return message
 
 
@@ -83,6 +97,7 @@ def encode_response(response: Response) -> dht_pb2.Response:
             dht_pb2.Refusal(index=refusal.index, reason=refusal.reason[:LONGEST_REASON])
             for refusal in response.refusals
         ],
+        kept=response.kept,
     )
 
 
@@ -100,6 +115,7 @@ def decode_response(message: dht_pb2.Response, remote: PeerId) -> Response:
         records=_decode_records(message.records, remote),
         next=message.next,
         refusals=tuple(Refusal(refusal.index, refusal.reason[:LONGEST_REASON]) for refusal in message.refusals),
+        kept=message.kept,
     )
 
 
@@ -149,18 +165,39 @@ def _encode_record(record: SignedBytes) -> common_pb2.Signed:
 def _decode_question(message: dht_pb2.Request, remote: PeerId) -> Question:
     match message.WhichOneof("question"):
         case "find_peers":
-            _bound(remote, "bytes of a target", len(message.find_peers.target), ids.ID_BYTES)
-            if len(message.find_peers.target) < ids.ID_BYTES:
-                raise ProtocolError(f"peer {remote} asked for a target of {len(message.find_peers.target)} bytes")
-            return FindPeers(ids.from_bytes(message.find_peers.target))
+            return FindPeers(_decode_target(message.find_peers.target, remote))
         case "store":
-            return Store(_decode_records(message.store.records, remote))
+            target = _decode_target(message.store.target, remote) if message.store.target else None
+            return Store(_decode_records(message.store.records, remote), target, message.store.copy_seconds)
         case "find_records":
             _bound(remote, "bytes of a key", len(message.find_records.key.encode()), MAX_KEY)
             _bound(remote, "bytes of a cursor", len(message.find_records.after), MAX_KEY)
-            return FindRecords(message.find_records.key, message.find_records.after)
+            return FindRecords(
+                message.find_records.key,
+                message.find_records.after,
+                _decode_marks(message.find_records.known, remote),
+            )
+        case "read_many":
+            _bound(remote, "keys", len(message.read_many.keys), MOST_KEYS)
+            for key in message.read_many.keys:
+                _bound(remote, "bytes of a key", len(key.encode()), MAX_KEY)
+            return ReadMany(tuple(message.read_many.keys))
         case _:
             raise ProtocolError(f"peer {remote} asked nothing that this version understands")
+
+
+def _decode_target(target: bytes, remote: PeerId) -> NodeId:
+    _bound(remote, "bytes of a target", len(target), ids.ID_BYTES)
+    if len(target) < ids.ID_BYTES:
+        raise ProtocolError(f"peer {remote} asked for a target of {len(target)} bytes")
+    return ids.from_bytes(target)
+
+
+def _decode_marks(marks: bytes, remote: PeerId) -> frozenset[bytes]:
+    _bound(remote, "marks", len(marks) // MARK_BYTES, MOST_KNOWN)
+    if len(marks) % MARK_BYTES:
+        raise ProtocolError(f"peer {remote} sent {len(marks)} bytes of marks, of which each has {MARK_BYTES}")
+    return frozenset(marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES))
 
 
 def _decode_peer(peer: dht_pb2.Peer, remote: PeerId) -> PeerInfo:

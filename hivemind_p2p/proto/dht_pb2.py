@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hivemind_p2p.proto import common_pb2 as hivemind__p2p_dot_proto_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chivemind_p2p/proto/dht.proto\x12\x0chivemind.dht\x1a\x1fhivemind_p2p/proto/common.proto\"*\n\x04Peer\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"^\n\nRecordBody\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06signer\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x12\n\nexpires_at\x18\x05 \x01(\x04\"\x1b\n\tFindPeers\x12\x0e\n\x06target\x18\x01 \x01(\x0c\"*\n\x05Store\x12!\n\x07records\x18\x01 \x03(\x0b\x32\x10.hivemind.Signed\")\n\x0b\x46indRecords\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"\xc1\x01\n\x07Request\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.hivemind.dht.Peer\x12-\n\nfind_peers\x18\x02 \x01(\x0b\x32\x17.hivemind.dht.FindPeersH\x00\x12$\n\x05store\x18\x03 \x01(\x0b\x32\x13.hivemind.dht.StoreH\x00\x12\x31\n\x0c\x66ind_records\x18\x04 \x01(\x0b\x32\x19.hivemind.dht.FindRecordsH\x00\x42\n\n\x08question\"(\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x87\x01\n\x08Response\x12!\n\x05peers\x18\x01 \x03(\x0b\x32\x12.hivemind.dht.Peer\x12!\n\x07records\x18\x02 \x03(\x0b\x32\x10.hivemind.Signed\x12\x0c\n\x04next\x18\x03 \x01(\t\x12\'\n\x08refusals\x18\x04 \x03(\x0b\x32\x15.hivemind.dht.Refusalb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chivemind_p2p/proto/dht.proto\x12\x0chivemind.dht\x1a\x1fhivemind_p2p/proto/common.proto\"*\n\x04Peer\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"^\n\nRecordBody\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06signer\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x12\n\nexpires_at\x18\x05 \x01(\x04\"\x1b\n\tFindPeers\x12\x0e\n\x06target\x18\x01 \x01(\x0c\"P\n\x05Store\x12!\n\x07records\x18\x01 \x03(\x0b\x32\x10.hivemind.Signed\x12\x0e\n\x06target\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63opy_seconds\x18\x03 \x01(\r\"8\n\x0b\x46indRecords\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05known\x18\x03 \x01(\x0c\"\x18\n\x08ReadMany\x12\x0c\n\x04keys\x18\x01 \x03(\t\"\xee\x01\n\x07Request\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.hivemind.dht.Peer\x12-\n\nfind_peers\x18\x02 \x01(\x0b\x32\x17.hivemind.dht.FindPeersH\x00\x12$\n\x05store\x18\x03 \x01(\x0b\x32\x13.hivemind.dht.StoreH\x00\x12\x31\n\x0c\x66ind_records\x18\x04 \x01(\x0b\x32\x19.hivemind.dht.FindRecordsH\x00\x12+\n\tread_many\x18\x05 \x01(\x0b\x32\x16.hivemind.dht.ReadManyH\x00\x42\n\n\x08question\"(\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x95\x01\n\x08Response\x12!\n\x05peers\x18\x01 \x03(\x0b\x32\x12.hivemind.dht.Peer\x12!\n\x07records\x18\x02 \x03(\x0b\x32\x10.hivemind.Signed\x12\x0c\n\x04next\x18\x03 \x01(\t\x12\'\n\x08refusals\x18\x04 \x03(\x0b\x32\x15.hivemind.dht.Refusal\x12\x0c\n\x04kept\x18\x05 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,13 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDPEERS']._serialized_start=219
   _globals['_FINDPEERS']._serialized_end=246
   _globals['_STORE']._serialized_start=248
-  _globals['_STORE']._serialized_end=290
-  _globals['_FINDRECORDS']._serialized_start=292
-  _globals['_FINDRECORDS']._serialized_end=333
-  _globals['_REQUEST']._serialized_start=336
-  _globals['_REQUEST']._serialized_end=529
-  _globals['_REFUSAL']._serialized_start=531
-  _globals['_REFUSAL']._serialized_end=571
-  _globals['_RESPONSE']._serialized_start=574
-  _globals['_RESPONSE']._serialized_end=709
+  _globals['_STORE']._serialized_end=328
+  _globals['_FINDRECORDS']._serialized_start=330
+  _globals['_FINDRECORDS']._serialized_end=386
+  _globals['_READMANY']._serialized_start=388
+  _globals['_READMANY']._serialized_end=412
+  _globals['_REQUEST']._serialized_start=415
+  _globals['_REQUEST']._serialized_end=653
+  _globals['_REFUSAL']._serialized_start=655
+  _globals['_REFUSAL']._serialized_end=695
+  _globals['_RESPONSE']._serialized_start=698
+  _globals['_RESPONSE']._serialized_end=847
 # @@protoc_insertion_point(module_scope)

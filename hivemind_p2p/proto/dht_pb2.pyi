@@ -36,30 +36,44 @@ class FindPeers(_message.Message):
     def __init__(self, target: _Optional[bytes] = ...) -> None: ...
 
 class Store(_message.Message):
-    __slots__ = ("records",)
+    __slots__ = ("records", "target", "copy_seconds")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    COPY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]
-    def __init__(self, records: _Optional[_Iterable[_Union[_common_pb2.Signed, _Mapping]]] = ...) -> None: ...
+    target: bytes
+    copy_seconds: int
+    def __init__(self, records: _Optional[_Iterable[_Union[_common_pb2.Signed, _Mapping]]] = ..., target: _Optional[bytes] = ..., copy_seconds: _Optional[int] = ...) -> None: ...
 
 class FindRecords(_message.Message):
-    __slots__ = ("key", "after")
+    __slots__ = ("key", "after", "known")
     KEY_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     key: str
     after: str
-    def __init__(self, key: _Optional[str] = ..., after: _Optional[str] = ...) -> None: ...
+    known: bytes
+    def __init__(self, key: _Optional[str] = ..., after: _Optional[str] = ..., known: _Optional[bytes] = ...) -> None: ...
+
+class ReadMany(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("sender", "find_peers", "store", "find_records")
+    __slots__ = ("sender", "find_peers", "store", "find_records", "read_many")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     FIND_PEERS_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
     FIND_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    READ_MANY_FIELD_NUMBER: _ClassVar[int]
     sender: Peer
     find_peers: FindPeers
     store: Store
     find_records: FindRecords
-    def __init__(self, sender: _Optional[_Union[Peer, _Mapping]] = ..., find_peers: _Optional[_Union[FindPeers, _Mapping]] = ..., store: _Optional[_Union[Store, _Mapping]] = ..., find_records: _Optional[_Union[FindRecords, _Mapping]] = ...) -> None: ...
+    read_many: ReadMany
+    def __init__(self, sender: _Optional[_Union[Peer, _Mapping]] = ..., find_peers: _Optional[_Union[FindPeers, _Mapping]] = ..., store: _Optional[_Union[Store, _Mapping]] = ..., find_records: _Optional[_Union[FindRecords, _Mapping]] = ..., read_many: _Optional[_Union[ReadMany, _Mapping]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("index", "reason")
@@ -70,13 +84,15 @@ class Refusal(_message.Message):
     def __init__(self, index: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("peers", "records", "next", "refusals")
+    __slots__ = ("peers", "records", "next", "refusals", "kept")
     PEERS_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     records: _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]
     next: str
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
-    def __init__(self, peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.Signed, _Mapping]]] = ..., next: _Optional[str] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+    kept: int
+    def __init__(self, peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.Signed, _Mapping]]] = ..., next: _Optional[str] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., kept: _Optional[int] = ...) -> None: ...

@@ -38,7 +38,10 @@ class Stranger:
         reader, answers = MessageReader(), []
         for message in messages:
             data = message if isinstance(message, bytes) else framed(kademlia_wire.encode(message))
-            await stream.send_all(data)
+            try:
+                await stream.send_all(data)
+            except trio.BrokenResourceError:
+                return answers
             while (answer := reader.next()) is None:
                 if not (received := await stream.receive_some()):
                     return answers
@@ -213,7 +216,14 @@ async def test_lookups_in_the_standards_words(autojump_clock, members):
     assert len(found) <= wire.MOST_PEERS
 
 
-async def test_what_is_provided_is_renewed(autojump_clock, members):
-    await members[1].service.standard.provide(KEY)
-    await trio.sleep(3 * 24 * 3600)
-    assert [info.peer_id for info in await members[2].service.standard.find_providers(KEY)] == [members[1].peer_id]
+async def test_what_is_provided_is_renewed(autojump_clock, hive):
+    seed, provider = hive.add(1), hive.add(2)
+    await provider.service.standard.provide(KEY)
+    for _ in range(3):
+        await trio.sleep(23 * 3600)
+        await provider.service.standard.sweep()
+        await seed.service.standard.sweep()
+    assert [info.peer_id for info in await seed.service.standard.find_providers(KEY)] == [provider.peer_id]
+    await trio.sleep(48 * 3600)
+    await seed.service.standard.sweep()
+    assert not len(seed.service.standard._kademlia.providers)

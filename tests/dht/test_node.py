@@ -42,7 +42,7 @@ def test_what_is_stored_is_found_and_peers_come_with_the_first_page_only(node, i
     assert [record.body for record in first.records] == [signed.body]
     assert info(5) in first.peers
     after = answer(node, info(3), FindRecords("key", after=signed.record.signer))
-    assert after == Response()
+    assert after == Response(kept=1)
 
 
 def test_what_a_peer_said_of_itself_counts_more_than_what_others_say(node, info):
