@@ -16,7 +16,7 @@ import trio
 
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net import libp2p_host, listening
-from hivemind_p2p.net.addresses import is_circuit, split_peer
+from hivemind_p2p.net.addresses import circuit_addresses, is_circuit, split_peer
 from hivemind_p2p.net.calls import Call, Link
 from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
 from hivemind_p2p.net.relay_book import RelayLimits
@@ -115,6 +115,12 @@ class LabPeer:
         await call.read(1)
         await call.close()
         return size / (time.perf_counter() - started) / 1e6
+
+    async def reserve(self, relay: str) -> list[str]:
+        """Takes a place at a relay, needed or not; the addresses through it."""
+        info = split_peer(relay)
+        await self.service.circuits.reserve(info)
+        return [f"{address}/p2p/{self.identity.peer_id}" for address in circuit_addresses(info)]
 
     async def hop(self, peer: str) -> str:
         """Tries to use a peer as a relay over the best connection, relayed or not; what it says."""

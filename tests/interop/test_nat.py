@@ -30,13 +30,14 @@ def start(tmp_path_factory, lab):
 
 @pytest.fixture(scope="module")
 def hive(lab, start):
-    """A bootstrap that relays, a second witness, and one peer of each kind (of cones and symmetric ones, two)."""
+    """A bootstrap that relays, a second witness, and one peer of each kind (two of those behind a NAT)."""
     bootstrap = start(lab.public_host(), limits={})
     witness = start(lab.public_host(), limits={})
     member = {"trusted": [bootstrap.address], "witnesses": [witness.address]}
     hosts = {
         "public": lab.public_host(),
         "full cone": lab.private_host(Nat.FULL_CONE),
+        "other full cone": lab.private_host(Nat.FULL_CONE),
         "cone": lab.private_host(Nat.CONE),
         "other cone": lab.private_host(Nat.CONE),
         "symmetric": lab.private_host(Nat.SYMMETRIC),
@@ -86,6 +87,14 @@ def test_a_public_peer_reaches_a_private_one_through_the_relay_which_then_calls_
     assert call(hive["public"], hive["symmetric"]) is True
     wait_for_direct(hive["public"], hive["symmetric"])
     assert hive["public"].ask("echo", peer=hive["symmetric"].peer_id, size=SIZE)["relayed"] is False
+
+
+def test_two_full_cones_leave_the_relay(hive):
+    caller, called = hive["other full cone"], hive["full cone"]
+    addresses = called.ask("reserve", relay=hive["bootstrap"].address)
+    assert caller.ask("connect", addresses=addresses) is True
+    wait_for_direct(caller, called)
+    assert caller.ask("echo", peer=called.peer_id, size=SIZE)["relayed"] is False
 
 
 def test_two_cones_punch_a_hole_and_streams_over_the_relay_live_on(hive):
