@@ -12,9 +12,8 @@ Non-goals: deciding what the evidence means (`reachability.py`); finding witness
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -23,11 +22,12 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import AddressError, NetworkError
 from hivemind_p2p.interfaces import Clock, TaskStatus
 from hivemind_p2p.net import identify
-from hivemind_p2p.net.addresses import circuit_addresses, ip_endpoint, is_circuit
+from hivemind_p2p.net.addresses import ip_endpoint, is_circuit
 from hivemind_p2p.net.autonat import AUTONAT, AutoNat
-from hivemind_p2p.net.circuit import Circuits, Reservation
+from hivemind_p2p.net.circuit import Circuits
 from hivemind_p2p.net.hole_punch import HolePunch
 from hivemind_p2p.net.links import Links
+from hivemind_p2p.net.places import Places
 from hivemind_p2p.net.reachability import (
     DialBack,
     Evidence,
@@ -62,12 +62,6 @@ MOST_PLACES: Final = 2
 
 MOST_WITNESSES: Final = 3
 """Peers besides the bootstrap that are asked what they see."""
-
-SHORTEST_RENEWAL: Final = 30.0
-"""Seconds between two renewals, whatever a relay (or its clock) says."""
-
-FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0
-"""Seconds until a relay is asked again, doubling with each failure."""
 
 RETIRE_TICK: Final = 5.0
 """Seconds between two looks at a relayed connection that a direct one has replaced."""
@@ -120,17 +114,6 @@ class ReachabilityStatistics:
     relay: RelayStatistics | None
 
 
-@dataclass(slots=True)
-class _Place:
-    """A place at a relay, or the wish for one."""
-
-    relay: PeerInfo
-    held: Reservation | None = None
-    renew_at: float = -math.inf
-    wait: float = FIRST_RETRY
-    failures: int = field(default=0)
-
-
 class ReachabilityService:
     """Runs beside a transport.
 
@@ -172,7 +155,14 @@ class ReachabilityService:
         self._mapping = Mapping(Gateway.UNTRIED)
         self._evidence = Evidence(listening(), trusted=frozenset(peer.peer_id for peer in settings.trusted))
         self._view = decide(self._evidence)
-        self._places: dict[PeerId, _Place] = {}
+        self._places = Places(
+            self.links,
+            self.circuits,
+            clock=clock,
+            trusted=settings.trusted,
+            others=settings.relays,
+            most=settings.places,
+        )
         self._look_again = trio.Event()
         self._needed = trio.Event()
         self._interval = EAGER
@@ -192,7 +182,7 @@ class ReachabilityService:
         """What was found and done so far."""
         return ReachabilityStatistics(
             view=self._view,
-            places=tuple(peer for peer, place in self._places.items() if place.held),
+            places=self._places.held,
             upgraded=self._punch.succeeded,
             not_upgraded=self._punch.failed,
             relay=self._relay.statistics() if self._relay else None,
@@ -276,11 +266,11 @@ class ReachabilityService:
             self._evidence = replace(self._evidence, dial_backs=(*others_tried, *tried))
 
     def _conclude(self) -> None:
-        circuits = tuple(
-            address for place in self._places.values() if place.held for address in circuit_addresses(place.relay)[:1]
-        )
         self._evidence = replace(
-            self._evidence, circuits=circuits, gateway=self._mapping.gateway, mapped=self._mapping.address
+            self._evidence,
+            circuits=self._places.addresses,
+            gateway=self._mapping.gateway,
+            mapped=self._mapping.address,
         )
         before, self._view = self._view, decide(self._evidence)
         if before != self._view:
@@ -336,12 +326,9 @@ class ReachabilityService:
         """Has a place at some relays as long as one is needed."""
         while True:
             if self._view.needs_relay:
-                await self._want_places()
-                for place in list(self._places.values()):
-                    await self._keep(place)
-            elif self._places:
-                self._places.clear()
-                self.circuits.relays.clear()
+                await self._places.look(self._conclude)
+            elif self._places.held:
+                self._places.give_up()
                 self._conclude()
             self._say_whom_to_keep()
             with trio.move_on_after(TICK):
@@ -349,43 +336,8 @@ class ReachabilityService:
             self._needed = trio.Event()
 
     def _say_whom_to_keep(self) -> None:
-        relays = {peer for peer, place in self._places.items() if place.held}
         holders = self._relay.holders() if self._relay else ()
-        kept = self._evidence.trusted | relays | frozenset(holders)
+        kept = self._evidence.trusted | frozenset((*self._places.held, *holders))
         if kept != self._kept:
             self._kept = kept
             self._keep_connections(kept)
-
-    async def _want_places(self) -> None:
-        """Chooses relays: the bootstrap, and others where it has none left or as a second."""
-        for peer_id in [peer for peer, place in self._places.items() if not place.held and place.failures >= 4]:
-            if peer_id not in self._evidence.trusted:
-                del self._places[peer_id]
-        if sum(place.held is not None for place in self._places.values()) >= self._settings.places:
-            return
-        if len(self._places) > self._settings.places:
-            return
-        for relay in (*self._settings.trusted, *await self._settings.relays()):
-            if relay.peer_id != self.links.peer_id and len(self._places) <= self._settings.places:
-                self._places.setdefault(relay.peer_id, _Place(relay))
-
-    async def _keep(self, place: _Place) -> None:
-        lost = place.held is not None and self.links.direct(place.relay.peer_id) is None
-        if lost:
-            # The relay forgets a peer that has hung up; a restarted one never knew it.
-            place.renew_at, place.wait = -math.inf, FIRST_RETRY
-        if trio.current_time() < place.renew_at:
-            return
-        try:
-            place.held = await self.circuits.reserve(place.relay)
-        except NetworkError as error:
-            _events.info("no_place", relay=place.relay.peer_id, reason=error.message)
-            place.held = None
-            place.failures += 1
-            place.renew_at = trio.current_time() + place.wait
-            place.wait = min(place.wait * 2, LONGEST_RETRY)
-        else:
-            place.failures, place.wait = 0, FIRST_RETRY
-            lifetime = place.held.expires - self._clock()
-            place.renew_at = trio.current_time() + max(lifetime / 2, SHORTEST_RENEWAL)
-        self._conclude()
