@@ -129,9 +129,12 @@ class Node:
 
     def _lookup(self, target: NodeId, start: tuple[PeerInfo, ...], at: float, *, quorum: int = 0) -> Lookup:
         known = self.worth_asking(self.table.closest(target, BUCKET_SIZE), at)
+        if not known:
+            # After a while without a network everybody has failed; most of them are still where they were.
+            known = (*self._seeds, *self.table.closest_doubtful(target, BUCKET_SIZE))
         return Lookup(
             target,
-            (*(known or self._seeds), *start),
+            (*known, *start),
             own=self.own,
             parallel=self._parallel,
             quorum=quorum,

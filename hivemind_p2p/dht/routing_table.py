@@ -9,6 +9,7 @@ Only peers that were heard from directly are kept; what others say about peers i
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,6 +149,12 @@ class RoutingTable:
             if len(found) >= count:
                 break
         return tuple(found[:count])
+
+    def closest_doubtful(self, target: NodeId, count: int) -> tuple[PeerInfo, ...]:
+        """The peers closest to a point of those that have failed lately: all there is after this peer was cut off."""
+        contacts = (contact for bucket in self._buckets.values() for contact in bucket.doubtful.values())
+        closest = heapq.nsmallest(count, contacts, key=lambda contact: contact.point ^ target)
+        return tuple(contact.info for contact in closest)
 
     def doubtful(self, now: float, most: int) -> tuple[PeerInfo, ...]:
         """Peers that failed and whose time of avoidance is over: worth a check, or they would never come back."""

@@ -74,6 +74,9 @@ SWEEP_EVERY = 30.0
 CLOCK_EVERY = 600.0
 """Seconds between questions to the seeds what time it is: a clock drifts a few milliseconds in that time."""
 
+MOST_CHECKED = 4
+"""Peers that failed lately and are asked again in a sweep, so that those that were only slow come back."""
+
 _events = telemetry.source("directory")
 
 
@@ -314,6 +317,8 @@ class DirectoryService:
 
     async def _sweep(self) -> None:
         self._node.store.expire(self._clock())
+        for doubtful in self._node.table.doubtful(trio.current_time(), MOST_CHECKED):
+            self._asker.doubt(doubtful)
         await self._asker.close_idle()
         await self.standard.sweep()
 
