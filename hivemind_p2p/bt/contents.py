@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import trio
 
-from hivemind_p2p.bt.sharing import FoundFile
 from hivemind_p2p.bt.storage import ContentStore
 
 
@@ -101,28 +100,3 @@ class Contents:
         elif content.store is not store:
             content.replace(store)
         return content
-
-    def known_layer(self, file: FoundFile, piece_length: int) -> bytes | None:
-        """The piece layer of a file that some content holds, if nobody has changed the file since."""
-        for content in self:
-            store = content.store
-            if store.manifest.piece_length != piece_length or not file.path.is_relative_to(store.path):
-                continue
-            layer = _layer(store, file)
-            if layer is not None:
-                return layer
-        return None
-
-
-def _layer(store: ContentStore, file: FoundFile) -> bytes | None:
-    manifest = store.manifest
-    path = manifest.name if manifest.is_file else file.path.relative_to(store.path).as_posix()
-    if not manifest.has(path):
-        return None
-    entry = manifest.file(path)
-    pieces = range(entry.first_piece, entry.first_piece + entry.pieces)
-    if entry.length != file.length or (entry.length and store.stamp(entry) != file.modified):
-        return None
-    if not all(piece in store.held for piece in pieces):
-        return None
-    return manifest.layers[entry.root] if entry.pieces > 1 else entry.root

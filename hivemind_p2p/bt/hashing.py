@@ -8,7 +8,7 @@ piece has no layer: its root is the hash of its only piece, whose tree is just w
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -37,28 +37,31 @@ def padding(height: int) -> bytes:
     return sha256(below + below).digest()
 
 
-def merkle_root(hashes: Sequence[bytes], *, width: int, height: int = 0) -> bytes:
-    """The root above a layer.
+def merge(layer: bytes, levels: int, *, height: int = 0) -> bytes:
+    """The layer that lies `levels` above a layer: each hash of it stands for ``2**levels`` of those below.
 
     Args:
-        hashes: The first hashes of the layer; at least one.
-        width: How many there would be with padding, a power of two.
+        layer: Hashes, one behind the other; at least one. What the last subtree lacks is padding.
+        levels: How far up.
         height: How many layers are below this one, which decides what the padding is.
     """
-    layer = list(hashes)
-    while width > 1:
-        if len(layer) % 2:
-            layer.append(padding(height))
-        layer = [sha256(layer[at] + layer[at + 1]).digest() for at in range(0, len(layer), 2)]
-        width //= 2
-        height += 1
-    return layer[0]
+    for level in range(height, height + levels):
+        if len(layer) % (2 * HASH):
+            layer += padding(level)
+        layer = b"".join([sha256(layer[at : at + 2 * HASH]).digest() for at in range(0, len(layer), 2 * HASH)])
+    return layer
 
 
-def leaf_hashes(data: bytes | bytearray | memoryview) -> list[bytes]:
-    """The hash of each block of `data`, of which only the last may be shorter."""
+def leaf_layer(data: bytes | bytearray | memoryview) -> bytes:
+    """The hashes of the blocks of `data`, of which only the last may be shorter."""
     view = memoryview(data)
-    return [sha256(view[at : at + BLOCK]).digest() for at in range(0, len(view), BLOCK)]
+    return _digests([view[at : at + BLOCK] for at in range(0, len(view), BLOCK)])
+
+
+def _digests(blocks: Iterable[memoryview]) -> bytes:
+    # `map` calls without a line of Python in between: while a block is hashed other threads hash too, and each line
+    # that has to wait for the interpreter's lock costs more than the line itself.
+    return b"".join([block.digest() for block in map(sha256, blocks)])
 
 
 def power_of_two(number: int) -> int:
@@ -71,6 +74,11 @@ def piece_leaves(file_length: int, piece_length: int) -> int:
     return power_of_two(-(-min(file_length, piece_length) // BLOCK))
 
 
+def levels_of(width: int) -> int:
+    """How many layers lie above one that is `width` wide, a power of two."""
+    return width.bit_length() - 1
+
+
 def piece_hash(data: bytes | bytearray | memoryview, *, leaves: int) -> bytes:
     """The hash of one piece.
 
@@ -78,7 +86,7 @@ def piece_hash(data: bytes | bytearray | memoryview, *, leaves: int) -> bytes:
         data: Its bytes; at least one.
         leaves: From `piece_leaves`.
     """
-    return merkle_root(leaf_hashes(data), width=leaves)
+    return merge(leaf_layer(data), levels_of(leaves))
 
 
 def verify_piece(data: bytes | bytearray | memoryview, expected: bytes, *, leaves: int) -> bool:
@@ -88,9 +96,21 @@ def verify_piece(data: bytes | bytearray | memoryview, expected: bytes, *, leave
 
 def root_of_layer(layer: bytes, piece_length: int) -> bytes:
     """The root of a file from its piece layer, the hashes of its pieces one behind the other."""
-    hashes = [layer[at : at + HASH] for at in range(0, len(layer), HASH)]
-    height = (piece_length // BLOCK).bit_length() - 1
-    return merkle_root(hashes, width=power_of_two(len(hashes)), height=height)
+    levels = levels_of(power_of_two(len(layer) // HASH))
+    return merge(layer, levels, height=levels_of(piece_length // BLOCK))
+
+
+def coarser_layer(layer: bytes, *, file_length: int, known: int, wanted: int) -> bytes:
+    """The piece layer of a file for longer pieces, from the one for shorter pieces, without its bytes.
+
+    Args:
+        layer: The hashes of its pieces; of a file that fits into one piece, its root.
+        file_length: Bytes of the file.
+        known: Bytes of the pieces that `layer` is of.
+        wanted: Bytes of the longer pieces, or as long.
+    """
+    leaves = piece_leaves(file_length, known)
+    return merge(layer, levels_of(piece_leaves(file_length, wanted) // leaves), height=levels_of(leaves))
 
 
 def hash_span(path: Path, *, start: int, stop: int, leaves: int) -> bytes:
@@ -106,18 +126,20 @@ def hash_span(path: Path, *, start: int, stop: int, leaves: int) -> bytes:
         OSError: It cannot be read.
         EOFError: It is shorter than `stop`.
     """
-    piece = leaves * BLOCK
-    buffer = bytearray(max(piece, READ // piece * piece))
-    view = memoryview(buffer)
-    hashes: list[bytes] = []
+    buffer = memoryview(bytearray(min(READ, stop - start)))
+    blocks = [buffer[at : at + BLOCK] for at in range(0, len(buffer), BLOCK)]
+    layer = bytearray()
     with path.open("rb", buffering=0) as file:
         file.seek(start)
-        while start < stop:
-            wanted = min(len(buffer), stop - start)
-            _read_exactly(file.fileno(), view[:wanted])
-            hashes += [piece_hash(view[at : min(at + piece, wanted)], leaves=leaves) for at in range(0, wanted, piece)]
-            start += wanted
-    return b"".join(hashes)
+        while stop - start >= len(buffer) > 0:
+            _read_exactly(file.fileno(), buffer)
+            layer += _digests(blocks)
+            start += len(buffer)
+        rest = buffer[: stop - start]
+        _read_exactly(file.fileno(), rest)
+        layer += leaf_layer(rest)
+    # All inner nodes at the end: spread over the span they would keep the other threads from the lock all the time.
+    return merge(bytes(layer), levels_of(leaves))
 
 
 def _read_exactly(descriptor: int, view: memoryview) -> None:

@@ -28,6 +28,7 @@ from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.concurrency import RunSync, in_thread
 from hivemind_p2p.bt.contents import Content, Contents, ContentStatistics
 from hivemind_p2p.bt.fetching import Fetch
+from hivemind_p2p.bt.hash_book import HashBook
 from hivemind_p2p.bt.link import infohash_of
 from hivemind_p2p.bt.metainfo import Manifest, ManifestFile
 from hivemind_p2p.bt.piece_log import PieceLog
@@ -101,6 +102,7 @@ class SwarmService:
         self._run_sync = run_sync
         self._random = random.Random(seed)  # noqa: S311 - which piece comes first is no secret
         self._catalogue = Catalogue(self._folder)
+        self._book = HashBook(self._folder / "hashes.sqlite3")
         self._contents = Contents()
         self._loaded = False
         self._loading = trio.Lock()
@@ -134,7 +136,7 @@ class SwarmService:
         """
         await self._load()
         found = await self._run_sync(partial(sharing.scan, path))
-        manifest, stamps = await sharing.make_manifest(found, known=self._contents.known_layer, run_sync=self._run_sync)
+        manifest, stamps = await sharing.make_manifest(found, book=self._book, run_sync=self._run_sync)
         async with self._locks[manifest.infohash]:
             content = self._contents.get(manifest.infohash)
             if content is None or not await self._run_sync(partial(content.store.intact, range(manifest.pieces))):

@@ -1,31 +1,21 @@
-"""From a file or folder to its manifest: look at what is there, hash what is not known yet, in all cores."""
+"""From a file or folder to its manifest: look at what is there, hash what is not known yet."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import trio
-
-from hivemind_p2p.bt.concurrency import RunSync, nursery_of_one
-from hivemind_p2p.bt.hashing import SPAN, hash_span, piece_leaves
-from hivemind_p2p.bt.metainfo import Manifest, choose_piece_length
+from hivemind_p2p.bt.concurrency import RunSync
+from hivemind_p2p.bt.file_hashing import FoundFile, hash_files
+from hivemind_p2p.bt.hash_book import HashBook
+from hivemind_p2p.bt.hashing import coarser_layer
+from hivemind_p2p.bt.metainfo import LONGEST_PIECE, Manifest, choose_piece_length
 from hivemind_p2p.bt.metainfo_codec import HashedFile, build
 from hivemind_p2p.errors import ContentError, UnsafePathError
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A file on the disk, as it was when it was found. `modified` is in nanoseconds."""
-
-    path: Path
-    parts: tuple[str, ...]
-    length: int
-    modified: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +26,6 @@ class Found:
     name: str
     is_file: bool
     files: tuple[FoundFile, ...]
-
-
-Known = Callable[[FoundFile, int], bytes | None]
-"""The piece layer (for a piece length) of a file that was hashed before and has not changed since."""
 
 
 def scan(path: Path) -> Found:
@@ -88,11 +74,16 @@ def _found(path: Path, parts: tuple[str, ...]) -> FoundFile:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ContentError(f"{path} is neither a file nor a folder")
-    return FoundFile(path, parts, status.st_size, status.st_mtime_ns)
+    return FoundFile(path, parts, status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
 
 
-async def make_manifest(found: Found, *, known: Known, run_sync: RunSync) -> tuple[Manifest, dict[str, int]]:
-    """Hashes what is not known yet.
+async def make_manifest(found: Found, *, book: HashBook, run_sync: RunSync) -> tuple[Manifest, dict[str, int]]:
+    """Hashes what is not known yet, in all cores.
+
+    Args:
+        found: What `scan` found.
+        book: Knows what was hashed before, and remembers what is hashed now.
+        run_sync: Runs what blocks.
 
     Returns:
         The manifest, and the modification time of each file by its path in the content.
@@ -101,41 +92,25 @@ async def make_manifest(found: Found, *, known: Known, run_sync: RunSync) -> tup
         ContentError: A file changed meanwhile or cannot be read, or the content is too large.
         UnsafePathError: A name is not fit to be shared.
     """
+    files = found.files
+    if choose_piece_length(sum(file.length for file in files)) > LONGEST_PIECE:
+        raise ContentError(f"{found.name!r} is too large for one content", hint="Share parts of it.")
+    layers = await run_sync(partial(book.layers, [file.fingerprint for file in files]))
+    new = [file for file, layer in zip(files, layers, strict=True) if layer is None and file.length]
+    if new:
+        hashed = await hash_files(new, run_sync)
+        await run_sync(partial(book.remember, [(file.fingerprint, hashed[file]) for file in new]))
+        layers = [hashed.get(file, layer) for file, layer in zip(files, layers, strict=True)]
+    manifest = await run_sync(partial(_build, found, layers))
+    return manifest, {"/".join(file.parts): file.modified for file in files}
+
+
+def _build(found: Found, layers: Sequence[bytes | None]) -> Manifest:
     piece_length = choose_piece_length(sum(file.length for file in found.files))
-    limiter = trio.CapacityLimiter(os.cpu_count() or 1)
-    hashed: dict[tuple[str, ...], HashedFile] = {}
-
-    async def hash_one(file: FoundFile) -> None:
-        layer = known(file, piece_length)
-        if layer is None:
-            layer = await _hash(file, piece_length, limiter, run_sync)
-        hashed[file.parts] = HashedFile(file.parts, file.length, layer)
-
-    async with nursery_of_one() as nursery:
-        for file in found.files:
-            nursery.start_soon(hash_one, file)
-    files = [hashed[file.parts] for file in found.files]
-    manifest = await run_sync(partial(build, found.name, piece_length, files, is_file=found.is_file))
-    return manifest, {"/".join(file.parts): file.modified for file in found.files}
-
-
-async def _hash(file: FoundFile, piece_length: int, limiter: trio.CapacityLimiter, run_sync: RunSync) -> bytes:
-    leaves = piece_leaves(file.length, piece_length)
-    step = max(SPAN, piece_length)
-    spans: dict[int, bytes] = {}
-
-    async def hash_one(start: int) -> None:
-        stop = min(start + step, file.length)
-        async with limiter:
-            spans[start] = await run_sync(partial(hash_span, file.path, start=start, stop=stop, leaves=leaves))
-
-    try:
-        async with nursery_of_one() as nursery:
-            for start in range(0, file.length, step):
-                nursery.start_soon(hash_one, start)
-        after = await run_sync(file.path.stat)
-    except (OSError, EOFError) as error:
-        raise ContentError(f"cannot read {file.path}: {error}") from error
-    if (after.st_size, after.st_mtime_ns) != (file.length, file.modified):
-        raise ContentError(f"{file.path} changed while it was hashed", hint="Share it again once nobody writes to it.")
-    return b"".join(spans[start] for start in sorted(spans))
+    hashed = []
+    for file, layer in zip(found.files, layers, strict=True):
+        own = choose_piece_length(file.length)
+        known = layer or b""
+        longer = coarser_layer(known, file_length=file.length, known=own, wanted=piece_length) if known else b""
+        hashed.append(HashedFile(file.parts, file.length, longer))
+    return build(found.name, piece_length, hashed, is_file=found.is_file)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hivemind_p2p.bt.hashing import (
     BLOCK,
+    coarser_layer,
     hash_span,
     piece_hash,
     piece_leaves,
@@ -70,3 +71,17 @@ def test_verify_tells_right_from_wrong():
 @pytest.mark.parametrize(("number", "power"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (1025, 2048)])
 def test_power_of_two(number, power):
     assert power_of_two(number) == power
+
+
+@given(st.integers(1, 70 * BLOCK), st.integers(0, 3), st.integers(0, 4))
+def test_a_layer_of_longer_pieces_follows_from_that_of_shorter_ones(length, shorter, steps):
+    known, wanted = BLOCK << shorter, BLOCK << (shorter + steps)
+    data = bytes(length)
+
+    def layer(piece_length):
+        leaves = piece_leaves(length, piece_length)
+        return b"".join(
+            piece_hash(data[at : at + piece_length], leaves=leaves) for at in range(0, length, piece_length)
+        )
+
+    assert coarser_layer(layer(known), file_length=length, known=known, wanted=wanted) == layer(wanted)

@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from hivemind_p2p.bt import files, sharing
+from hivemind_p2p.bt import file_hashing, files
 from hivemind_p2p.bt.concurrency import in_thread
 from hivemind_p2p.bt.hashing import BLOCK
 from hivemind_p2p.bt.link import infohash_of, make_link
@@ -177,8 +177,8 @@ async def test_two_fetches_of_one_content_do_not_fetch_twice(autojump_clock, fol
 
 async def test_what_has_not_changed_is_not_hashed_again(autojump_clock, folder, tmp_path, monkeypatch):
     hashed = []
-    real = sharing.hash_span
-    monkeypatch.setattr(sharing, "hash_span", lambda path, **span: hashed.append(path.name) or real(path, **span))
+    real = file_hashing.hash_span
+    monkeypatch.setattr(file_hashing, "hash_span", lambda path, **span: hashed.append(path.name) or real(path, **span))
     async with hive(tmp_path) as members:
         seed = members.member("seed")
         link = await seed.swarm.share(folder)
@@ -192,13 +192,13 @@ async def test_what_has_not_changed_is_not_hashed_again(autojump_clock, folder, 
 
 
 async def test_a_file_that_changes_while_it_is_hashed_is_told(autojump_clock, folder, tmp_path, monkeypatch):
-    real = sharing.hash_span
+    real = file_hashing.hash_span
 
     def changing(path, **span):
         os.utime(path, ns=(1, 1))
         return real(path, **span)
 
-    monkeypatch.setattr(sharing, "hash_span", changing)
+    monkeypatch.setattr(file_hashing, "hash_span", changing)
     async with hive(tmp_path) as members:
         with pytest.raises(ContentError, match="changed while it was hashed"):
             await members.member("seed").swarm.share(folder)

@@ -3,6 +3,7 @@
 import pytest
 
 from hivemind_p2p.bt.concurrency import inline
+from hivemind_p2p.bt.hash_book import HashBook
 from hivemind_p2p.bt.hashing import BLOCK
 from hivemind_p2p.bt.link import infohash_of
 from hivemind_p2p.bt.metainfo_codec import parse
@@ -28,7 +29,7 @@ def content(request, tmp_path):
 
 
 async def ours(content):
-    manifest, _ = await make_manifest(scan(content), known=lambda file, piece_length: None, run_sync=inline)
+    manifest, _ = await make_manifest(scan(content), book=HashBook(None), run_sync=inline)
     return manifest
 
 
