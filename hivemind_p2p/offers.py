@@ -86,6 +86,12 @@ class OfferService:
         """Replaces the stages in this peer's offer and publishes it."""
         await self.publish(replace(self._own, stages=tuple(stages)))
 
+    async def set_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Says in this peer's offer where it can be dialled now, and publishes it anew if it was published."""
+        self._own = replace(self._own, peer=PeerInfo(self._own.peer.peer_id, addresses))
+        if self._published:
+            await self.publish()
+
     async def offers(self, *, fresh: bool = False) -> tuple[Offer, ...]:
         """The current offers, this peer's own among them where it has one."""
         asked_at = trio.current_time()
@@ -135,6 +141,7 @@ def encode(offer: Offer) -> bytes:
             per_layer_token=offer.prices.per_layer_token,
         ),
         serves_models=offer.serves_models,
+        relays=offer.relays,
         stages=[
             offers_pb2.Stage(link=stage.link, start=stage.span.start, stop=stage.span.stop, ready=stage.ready)
             for stage in offer.stages
@@ -163,6 +170,7 @@ def decode(record: Record) -> Offer:
         task_types=tuple(message.task_types),
         prices=Prices(Credits(prices.per_task), Credits(prices.per_cpu_second), Credits(prices.per_layer_token)),
         serves_models=message.serves_models,
+        relays=message.relays,
         stages=tuple(
             StageOffer(Link(stage.link), LayerSpan(stage.start, stage.stop), stage.ready) for stage in message.stages
         ),

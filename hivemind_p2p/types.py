@@ -132,6 +132,7 @@ class Offer:
     prices: Prices = field(default_factory=Prices)
     serves_models: bool = False
     stages: tuple[StageOffer, ...] = ()
+    relays: bool = False
 
 
 @dataclass(frozen=True, slots=True)

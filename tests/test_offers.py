@@ -177,6 +177,16 @@ async def test_the_own_offer_is_shown_as_it_is_now(book, directory):
     assert [found.stages for found in await book.offers()] == [tuple(stages)]
 
 
+async def test_a_peer_that_moved_is_published_anew_only_if_it_was_published(book, directory):
+    moved = ("/ip4/9.9.9.9/tcp/4001",)
+    await book.set_addresses(moved)
+    assert directory.published == []
+    assert book.own.peer == PeerInfo(ME, moved)
+    await book.publish()
+    await book.set_addresses(())
+    assert offers.decode(record(ME, directory.values[ME])).peer.addresses == ()
+
+
 texts = st.text(max_size=20)
 spans = st.tuples(st.integers(0, 500), st.integers(1, 500)).map(lambda pair: LayerSpan(pair[0], pair[0] + pair[1]))
 amounts = st.integers(0, 2**63 - 1).map(Credits)
@@ -184,6 +194,7 @@ any_offer = st.builds(
     Offer,
     peer=st.builds(PeerInfo, st.just(ADA), st.lists(texts, max_size=4).map(tuple)),
     name=texts,
+    relays=st.booleans(),
     cpus=st.floats(0, 1e6),
     memory_bytes=st.integers(0, 2**63 - 1),
     task_types=st.lists(texts, max_size=4).map(tuple),
