@@ -31,7 +31,7 @@ from hivemind_p2p.dht.replication import Copy, copy_along_path
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE
 from hivemind_p2p.dht.signatures import check_signatures
 from hivemind_p2p.dht.tally import Tally
-from hivemind_p2p.dht.walk import Ask, walk
+from hivemind_p2p.dht.walk import SLOW_AFTER, Ask, walk
 from hivemind_p2p.errors import BusyError, HivemindError, NetworkError
 from hivemind_p2p.interfaces import Clock, Network
 from hivemind_p2p.types import PeerId, PeerInfo
@@ -130,7 +130,8 @@ class Asker:
         async def ask(info: PeerInfo) -> Sequence[PeerInfo]:
             return await self._read(info, key, merged, lookup)
 
-        await self._walk(lookup, ask)
+        # Whom to read from is a choice, where to store is not: only reading goes on with somebody else so soon.
+        await self._walk(lookup, ask, self._channels.round_trips.patience)
         found = merged.get(key, self._clock())
         self._copy(lookup, found)
         return found
@@ -261,10 +262,10 @@ class Asker:
             lookup.holds(info.peer_id, agrees=self._node.agrees(merged, key, told, self._clock()), news=news)
         return peers
 
-    async def _walk(self, lookup: Lookup, ask: Ask) -> None:
+    async def _walk(self, lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> None:
         self.lookups += 1
-        await walk(lookup, ask, self._channels.round_trips.patience)
-        self._node.finished(lookup, trio.current_time())
+        left_behind = await walk(lookup, ask, slow_after)
+        self._node.finished(lookup, trio.current_time(), left_behind)
 
     def _copy(self, lookup: Lookup, found: tuple[SignedRecord, ...]) -> None:
         """Has a copy left where the next lookup passes, if it is worth it."""
@@ -276,9 +277,13 @@ class Asker:
 
     def _nearness(self) -> int:
         """The distance from a key within which a peer is likely to be one of its replicas."""
-        if len(self._node.table) < BUCKET_SIZE:
+        own = ids.of_peer(self._node.own)
+        neighbours = self._node.table.closest(own, BUCKET_SIZE)
+        if len(neighbours) < BUCKET_SIZE:
             return ids.FARTHEST
-        return 2 * self._node.population.reach(BUCKET_SIZE)
+        # Until lookups have told how many peers there are, this peer's own neighbourhood stands for all others.
+        reach = self._node.population.reach(BUCKET_SIZE) or ids.distance(ids.of_peer(neighbours[-1].peer_id), own)
+        return min(2 * reach, ids.FARTHEST)
 
     def _worth_asking(self, response: Response) -> tuple[PeerInfo, ...]:
         return self._node.worth_asking(response.peers, trio.current_time())

@@ -233,10 +233,10 @@ class KademliaService:
     async def _walk(self, target: NodeId, ask: Callable[[PeerInfo], Awaitable[Sequence[PeerInfo]]]) -> Lookup:
         at = trio.current_time()
         lookup = self._node.find_peers(target, at, start=self._kademlia.strangers.closest(target, wire.MOST_PEERS))
-        await walk(lookup, ask)
-        for peer in lookup.slow_peers():
+        left_behind = await walk(lookup, ask)
+        for peer in left_behind:
             self._failed(peer)
-        self._node.finished(lookup, trio.current_time())
+        self._node.finished(lookup, trio.current_time(), left_behind)
         return lookup
 
     async def _tell(self, peers: Sequence[PeerInfo], message: Message) -> int:

@@ -87,9 +87,15 @@ class Node:
         """A lookup of the records under a key: it ends once enough of the closest replicas have told the same."""
         return self._lookup(ids.of_key(key), start, at, quorum=QUORUM)
 
-    def finished(self, lookup: Lookup, at: float) -> None:
-        """Learns from a lookup that has come to its end, however it went."""
-        for peer in lookup.slow_peers():
+    def finished(self, lookup: Lookup, at: float, left_behind: tuple[PeerId, ...] | None = None) -> None:
+        """Learns from a lookup that has come to its end, however it went.
+
+        Args:
+            lookup: Which.
+            at: When, in seconds on a clock that never jumps.
+            left_behind: Those of its slow peers that count as failed; None for all of them.
+        """
+        for peer in lookup.slow_peers() if left_behind is None else left_behind:
             self.table.failed(peer, at)
         self.table.refreshed(lookup.target, at)
         if lookup.is_exhaustive:

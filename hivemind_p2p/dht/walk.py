@@ -9,7 +9,7 @@ import trio
 
 from hivemind_p2p.dht.lookup import Lookup
 from hivemind_p2p.errors import HivemindError
-from hivemind_p2p.types import PeerInfo
+from hivemind_p2p.types import PeerId, PeerInfo
 
 SLOW_AFTER = 1.0
 """Seconds after which somebody else is asked meanwhile: ten times what a healthy peer far away takes."""
@@ -21,14 +21,18 @@ Ask: TypeAlias = Callable[[PeerInfo], Awaitable[Sequence[PeerInfo]]]
 """Asks a peer and returns the peers that it names."""
 
 
-async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> None:
+async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> tuple[PeerId, ...]:
     """Brings a lookup to its end; who has not answered by then is left behind.
 
     Args:
         lookup: Says whom to ask.
         ask: Asks one peer; a `HivemindError` counts as a failure.
         slow_after: Seconds after which somebody else is asked meanwhile.
+
+    Returns:
+        Who was left behind after so long that something must be wrong there, and not only a busy moment.
     """
+    asked_at: dict[PeerId, float] = {}
     progress, news = trio.open_memory_channel[None](1)
 
     def tell() -> None:
@@ -41,9 +45,12 @@ async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> None
         async with trio.open_nursery() as nursery:
             while not lookup.finished:
                 for info in lookup.next():
+                    asked_at[info.peer_id] = trio.current_time()
                     nursery.start_soon(_visit, lookup, info, ask, tell, slow_after)
                 await news.receive()
             nursery.cancel_scope.cancel()
+    latest = trio.current_time() - SLOW_AFTER
+    return tuple(peer for peer in lookup.slow_peers() if asked_at[peer] <= latest)
 
 
 async def _visit(lookup: Lookup, info: PeerInfo, ask: Ask, tell: Callable[[], None], slow_after: float) -> None:
