@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
-from itertools import islice
+from itertools import islice, takewhile
 
 from hivemind_p2p.dht import ids
 from hivemind_p2p.dht.ids import NodeId
@@ -219,8 +219,12 @@ class Lookup:
 
     @property
     def crowded(self) -> bool:
-        """Whether more peers answered from around the target than the hive's size explains."""
-        return self._reach > 0 and self._within(self._reach // CROWD_SHARE, CROWD) >= CROWD
+        """Whether more peers lie around the target than the hive's size explains.
+
+        Those count that have answered, or that two paths know: one liar's inventions are no crowd.
+        """
+        near = takewhile(lambda entry: entry[0] < self._reach // CROWD_SHARE, self._order)
+        return sum(self._is_sure(peer) for _, peer in near) >= CROWD
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -244,12 +248,14 @@ class Lookup:
 
     def _candidates(self) -> list[PeerId]:
         """All who have to answer, closest first."""
-        candidates = list(self._front(self._order, self._wanted()))
+        wanted = self._wanted()
+        candidates = list(self._front(self._order, wanted))
         if len(self._paths) == 1:
             return candidates
         there = set(candidates)
+        path_width = min(self._path_width, -(-wanted // len(self._paths)))
         for path in self._paths:
-            for peer in self._front(path, self._path_width):
+            for peer in self._front(path, path_width):
                 if peer not in there:
                     there.add(peer)
                     candidates.append(peer)
@@ -258,15 +264,17 @@ class Lookup:
     def _wanted(self) -> int:
         """How many of the closest have to answer: more where somebody crowds the target, or nothing was found."""
         if self.crowded:
-            return min(max(self._within(self._reach, WIDEST), self._width), WIDEST)
+            front = self._front(self._order, WIDEST)
+            return max(sum((ids.of_peer(peer) ^ self.target) < self._reach for peer in front), self._width)
         if self._quorum and self._holders:
             return min(READ_WIDTH, self._width)
         return self._width
 
-    def _within(self, distance: int, most: int) -> int:
-        """How many peers answered from within a distance of the target."""
-        near = islice(self._answered(self._order), most)
-        return sum((ids.of_peer(peer) ^ self.target) < distance for peer in near)
+    def _is_sure(self, peer: PeerId) -> bool:
+        state = self._states[peer]
+        if state is _State.ANSWERED:
+            return True
+        return state not in _GONE and sum(peer in path.known for path in self._paths) > 1
 
     def _settled(self) -> bool:
         """Whether enough of the closest replicas have told the same records."""

@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivemind_p2p.dht import ids
-from hivemind_p2p.dht.lookup import ENOUGH, MOST_ASKED, Lookup
+from hivemind_p2p.dht.lookup import ENOUGH, MOST_ASKED, PATH_WIDTH, PATHS, QUORUM, READ_WIDTH, Lookup
 from hivemind_p2p.types import PeerId, PeerInfo
 
 OWN = PeerId("own")
@@ -140,3 +140,165 @@ def test_the_closest_living_peers_are_found_whoever_fails(data):
                 lookup.answered(info.peer_id, peers[max(0, number - 20) : number + 3])
     assert lookup.finished
     assert lookup.closest() == tuple(living[:5])
+
+
+def holding(lookup, asked, told, merged, closer=()):
+    """Has peers answer with records, and name others; `merged` is what was told so far."""
+    for info in asked:
+        records = told.get(info, set())
+        news = bool(records - merged)
+        merged |= records
+        if records:
+            lookup.holds(info.peer_id, agrees=records == merged, news=news)
+        lookup.answered(info.peer_id, closer)
+
+
+def read(told, peers):
+    """Reads to the end; returns what was found and how many were asked."""
+    lookup = Lookup(TARGET, peers, own=OWN, quorum=QUORUM)
+    merged = set()
+    while not lookup.finished:
+        holding(lookup, lookup.next(), told, merged)
+    return merged, lookup.asked
+
+
+def test_a_read_is_settled_when_enough_replicas_tell_the_same():
+    peers = by_distance(20)
+    assert read(dict.fromkeys(peers, {"a"}), peers) == ({"a"}, QUORUM)
+
+
+def test_replicas_that_differ_are_asked_until_enough_agree_on_the_newest():
+    peers = by_distance(20)
+    told = dict.fromkeys(peers, {"a", "b"}) | {peers[0]: {"a"}, peers[2]: {"b"}}
+    found, asked = read(told, peers)
+    assert found == {"a", "b"}
+    assert QUORUM < asked <= READ_WIDTH + PATHS
+
+
+def test_where_hardly_anybody_has_it_the_closest_few_are_all_asked():
+    peers = by_distance(20)
+    found, asked = read({peers[6]: {"a"}}, peers)
+    assert found == {"a"}
+    assert READ_WIDTH <= asked <= len(peers)
+
+
+def test_where_the_closest_have_nothing_all_replicas_are_asked():
+    peers = by_distance(20)
+    assert read({peers[-1]: {"a"}}, peers)[0] == {"a"}
+    assert read({}, peers) == (set(), 20)
+
+
+def test_copies_far_away_settle_nothing():
+    peers = by_distance(60)
+    lookup = Lookup(TARGET, peers[-3:], own=OWN, quorum=QUORUM)
+    for info in lookup.next():
+        lookup.holds(info.peer_id, agrees=True, news=False)
+        lookup.answered(info.peer_id, peers[:10])
+    assert not lookup.finished
+    assert set(lookup.next()) <= set(peers[:10])
+
+
+def test_a_liar_misleads_its_own_path_and_no_other():
+    """The liar is the closest peer known at the start, and names only accomplices, who lie closer than all others."""
+    peers = by_distance(400)
+    accomplices, honest, start = peers[:40], peers[40:60], peers[100:104]
+    liar, *others = start
+    lookup = Lookup(TARGET, start, own=OWN)
+    asked = set()
+    while not lookup.finished:
+        for info in lookup.next():
+            assert info not in asked
+            asked.add(info)
+            lookup.answered(info.peer_id, accomplices if info is liar or info in accomplices else honest)
+    assert set(others[:2]) < asked
+    assert set(honest[:PATH_WIDTH]) <= asked, "the other paths have gone on"
+    assert set(honest[:PATH_WIDTH]) <= set(lookup.replicas())
+    assert set(lookup.closest()) <= set(accomplices), "the closest alone would all be accomplices"
+
+
+def test_in_an_honest_hive_the_replicas_are_the_closest():
+    peers = by_distance(200)
+    lookup = Lookup(TARGET, peers[100:120], own=OWN)
+    finish(lookup, lambda info: peers[max(peers.index(info) // 2 - 5, 0) :][:20])
+    assert lookup.replicas() == lookup.closest() == tuple(peers[:20])
+
+
+def test_a_crowd_around_the_target_makes_the_lookup_wider():
+    """30 peers where 5 are expected: all within the distance of 20 honest ones are asked."""
+    peers = by_distance(1000)
+    crowd, honest = peers[:30], peers[500:520]
+    reach = ids.of_peer(honest[-1].peer_id) ^ TARGET
+    lookup = Lookup(TARGET, [*crowd, *honest], own=OWN, reach=reach + 1)
+    finish(lookup)
+    assert lookup.crowded
+    assert set(honest) <= set(lookup.closest())
+    narrow = Lookup(TARGET, [*crowd, *honest], own=OWN)
+    finish(narrow)
+    assert not narrow.crowded
+    assert not set(honest) <= set(narrow.closest())
+
+
+def test_no_quorum_settles_a_read_in_a_crowd():
+    """Accomplices who all tell the same worthless record are asked, and the honest as well."""
+    peers = by_distance(1000)
+    crowd, honest = peers[:30], peers[500:520]
+    reach = ids.of_peer(honest[-1].peer_id) ^ TARGET
+    lookup = Lookup(TARGET, [*crowd, *honest], own=OWN, quorum=QUORUM, reach=reach + 1)
+    merged = set()
+    told = dict.fromkeys(crowd, {"junk"}) | dict.fromkeys(honest, {"true"})
+    while not lookup.finished:
+        holding(lookup, lookup.next(), told, merged, closer=(*crowd, *honest))
+    assert merged == {"junk", "true"}
+
+
+def test_the_inventions_of_one_liar_are_no_crowd():
+    peers = by_distance(1000)
+    replicas = peers[500:520]
+    lookup = Lookup(TARGET, replicas, own=OWN, quorum=QUORUM, reach=ids.of_peer(replicas[-1].peer_id) ^ TARGET)
+    liar, *others = lookup.next()
+    lookup.answered(liar.peer_id, peers[:20])
+    holding(lookup, others, dict.fromkeys(replicas, {"true"}), set())
+    assert not lookup.crowded
+
+
+def test_a_path_that_is_let_down_asks_more_at_once():
+    peers = by_distance(30)
+    lookup = Lookup(TARGET, peers, own=OWN, parallel=1)
+    for expected in (1, 2, 3):
+        asked = lookup.next()
+        assert len(asked) == expected
+        for info in asked:
+            lookup.slow(info.peer_id)
+            if len(asked) > 1:
+                break
+        for info in asked[1:]:
+            lookup.failed(info.peer_id)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_whatever_happens_a_lookup_ends_asks_nobody_twice_and_few(data):
+    peers = by_distance(60)
+    lookup = Lookup(TARGET, peers[40:50], own=OWN, quorum=data.draw(st.sampled_from([0, QUORUM])), reach=2**254)
+    asked, on_the_way = [], []
+    for _ in range(500):
+        chosen = lookup.next()
+        asked += chosen
+        on_the_way += chosen
+        if lookup.finished or not on_the_way:
+            break
+        info = on_the_way.pop(data.draw(st.integers(0, len(on_the_way) - 1)))
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                lookup.failed(info.peer_id)
+            case 1:
+                lookup.slow(info.peer_id)
+                lookup.failed(info.peer_id)
+            case 2:
+                lookup.holds(info.peer_id, agrees=True, news=False)
+                lookup.answered(info.peer_id, peers[:20])
+            case _:
+                named = data.draw(st.lists(st.sampled_from(peers), max_size=20))
+                lookup.answered(info.peer_id, named)
+    assert lookup.finished
+    assert len(asked) == len(set(asked)) == lookup.asked <= MOST_ASKED

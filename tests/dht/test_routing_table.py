@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivemind_p2p.dht import ids
+from hivemind_p2p.dht.contacts import CHECK_AGAIN_AFTER, MOST_FAILURES, NETWORK_IN_BUCKET
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE, DOUBT_AFTER, FIRST_AVOIDANCE, MOST_AVOIDED, RoutingTable
 from hivemind_p2p.types import PeerId, PeerInfo
 
@@ -142,3 +143,117 @@ def test_whatever_happens_no_bucket_overflows_and_the_failed_are_gone(size, even
             assert info.peer_id not in table
         indices = [ids.bucket_index(own, ids.of_peer(info.peer_id)) for info in table.peers()]
         assert all(indices.count(index) <= size for index in indices)
+
+
+def crowding(infos, network):
+    """The same peers at addresses of one network."""
+    return [replace(info, addresses=(f"/ip4/{network}.{number}/tcp/1",)) for number, info in enumerate(infos, 1)]
+
+
+def test_one_network_cannot_keep_others_out_of_a_bucket():
+    table = RoutingTable(OWN)
+    everybody = far_peers(2 * BUCKET_SIZE)
+    crowd = crowding(everybody[:BUCKET_SIZE], "8.8.8")
+    others = [
+        replace(info, addresses=(f"/ip4/9.9.{number}.1/tcp/1",)) for number, info in enumerate(everybody[BUCKET_SIZE:])
+    ]
+    for info in crowd:
+        table.seen(info, 0.0)
+    assert len(table) == BUCKET_SIZE, "where nobody else is, one network may fill the bucket"
+    for info in others:
+        table.seen(info, 1.0)
+    inside = set(table.peers())
+    assert len(inside) == BUCKET_SIZE
+    assert inside & set(crowd) == set(crowd[:NETWORK_IN_BUCKET]), "those that were there first"
+
+
+def test_more_of_the_same_network_push_nobody_out():
+    table = RoutingTable(OWN)
+    everybody = far_peers(2 * BUCKET_SIZE)
+    crowd = crowding(everybody, "8.8.8")
+    for info in crowd:
+        table.seen(info, 0.0)
+    assert set(table.peers()) == set(crowd[:BUCKET_SIZE])
+
+
+def test_private_networks_are_no_crowd():
+    table = RoutingTable(OWN)
+    everybody = far_peers(BUCKET_SIZE + 1)
+    local = crowding(everybody[:-1], "192.168.1")
+    for info in local:
+        table.seen(info, 0.0)
+    newcomer = replace(everybody[-1], addresses=("/ip4/9.9.9.9/tcp/1",))
+    table.seen(newcomer, 1.0)
+    assert newcomer.peer_id not in table
+
+
+def test_an_eclipse_by_one_network_leaves_the_long_known_in_place():
+    """A flood of newcomers of a rented network, heard from again and again, against peers that are merely there."""
+    table = RoutingTable(OWN)
+    honest = [
+        PeerInfo(PeerId(f"honest {number}"), (f"/ip4/9.{number % 250}.{number // 250}.1/tcp/1",))
+        for number in range(300)
+    ]
+    for info in honest:
+        table.seen(info, 0.0)
+    before = set(table.peers())
+    flood = crowding((peer(number) for number in range(250)), "8.8.8")
+    for moment in range(5):
+        for info in flood:
+            table.seen(info, float(moment))
+    assert before <= set(table.peers())
+    for info in honest:
+        table.seen(info, 10.0)
+    closest = table.closest(ids.of_peer(OWN), BUCKET_SIZE)
+    assert sum(info in honest for info in closest) >= BUCKET_SIZE // 2
+
+
+def test_a_silent_peer_is_named_for_one_check_at_a_time_whatever_the_flood():
+    table = RoutingTable(OWN)
+    *old, _ = everybody = far_peers(200)
+    for info in everybody[:BUCKET_SIZE]:
+        table.seen(info, 0.0)
+    named = [table.seen(info, DOUBT_AFTER + number / 100) for number, info in enumerate(everybody[BUCKET_SIZE:])]
+    assert [info for info in named if info] == [old[0]]
+    assert table.seen(everybody[-1], DOUBT_AFTER + CHECK_AGAIN_AFTER) == old[0]
+
+
+def test_a_failed_peer_stays_doubtful_until_it_is_heard_from_or_fails_too_often():
+    table = RoutingTable(OWN)
+    table.seen(peer(1), 0.0)
+    table.seen(peer(2), 0.0)
+    table.failed(peer(1).peer_id, 1.0)
+    assert table.doubtful(1.0, 10) == (), "it is left alone for a while"
+    assert table.doubtful(1.0 + FIRST_AVOIDANCE, 10) == (peer(1),)
+    assert table.closest_doubtful(ids.of_key("x"), 5) == (peer(1),)
+    assert peer(1) not in table.closest(ids.of_key("x"), 5), "it is named to nobody"
+    table.seen(peer(1), 20.0)
+    assert peer(1).peer_id in table
+    assert table.doubtful(1000.0, 10) == ()
+    for moment in range(MOST_FAILURES):
+        table.failed(peer(2).peer_id, 1000.0 * (moment + 1))
+    assert table.doubtful(1e6, 10) == ()
+
+
+def test_newcomers_are_told_of_once():
+    table = RoutingTable(OWN)
+    for _ in range(2):
+        table.seen(peer(1), 0.0)
+    table.seen(peer(2), 0.0)
+    assert table.take_newcomers() == (peer(1), peer(2))
+    assert table.take_newcomers() == ()
+    table.failed(peer(1).peer_id, 1.0)
+    table.seen(peer(1), 2.0)
+    assert table.take_newcomers() == (peer(1),), "it may have missed something"
+
+
+def test_buckets_with_room_far_away_are_thin():
+    table = RoutingTable(OWN)
+    own = ids.of_peer(OWN)
+    near = [info for info in map(peer, range(3000)) if ids.bucket_index(own, ids.of_peer(info.peer_id)) >= 6]
+    for info in near:
+        table.seen(info, 0.0)
+    assert {0, 1, 2, 3, 4, 5} <= set(table.thin_buckets())
+    for info in far_peers(BUCKET_SIZE):
+        table.seen(info, 0.0)
+    assert 0 not in table.thin_buckets()
