@@ -11,6 +11,8 @@ refuses everything else, and bounds size and depth, since what it reads comes fr
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import TypeAlias
 
 Value: TypeAlias = "int | bytes | list[Value] | dict[bytes, Value]"
@@ -21,7 +23,7 @@ MOST_BYTES = 16 * 1024 * 1024
 DEEPEST = 64
 """Lists and dictionaries inside each other: twice what a path as deep as `paths` allows needs."""
 
-_LONGEST_INTEGER = 20  # digits and sign of a 64-bit integer
+_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,18}")  # as many digits as a 64-bit integer has
 _DIGITS = b"0123456789"
 
 
@@ -71,32 +73,116 @@ def decode(data: bytes, *, most_bytes: int = MOST_BYTES, deepest: int = DEEPEST)
     """
     if len(data) > most_bytes:
         raise BencodeError(f"{len(data)} bytes, more than the {most_bytes} allowed")
-    reader = _Reader(data, deepest)
-    value = reader.value(0)
-    if reader.position != len(data):
-        raise BencodeError(f"{len(data) - reader.position} bytes follow the value")
+    reader = Reader(data, deepest=deepest)
+    value = reader.value()
+    reader.finish()
     return value
 
 
-class _Reader:
-    def __init__(self, data: bytes, deepest: int) -> None:
-        self.data = data
-        self.position = 0
-        self.deepest = deepest
+class Reader:
+    """Reads an encoding from front to back: for data that would take many times its size as a `Value`.
 
-    def value(self, depth: int) -> Value:
+    Example:
+        >>> reader = Reader(b"d1:ai1e1:bli2ei3eee")
+        >>> [(key, reader.value()) for key in reader.each_key()]
+        [(b'a', 1), (b'b', [2, 3])]
+
+    Attributes:
+        data: The encoding.
+        position: Where the next value begins.
+    """
+
+    def __init__(self, data: bytes, *, start: int = 0, deepest: int = DEEPEST) -> None:
+        self.data = data
+        self.position = start
+        self._deepest = deepest
+        self._depth = 0
+
+    def finish(self) -> None:
+        """Says that there should be nothing more.
+
+        Raises:
+            BencodeError: There is.
+        """
+        if self.position != len(self.data):
+            raise BencodeError(f"{len(self.data) - self.position} bytes follow the value")
+
+    def value(self) -> Value:
+        """The next value.
+
+        Raises:
+            BencodeError: It is malformed, not canonical or too deep.
+        """
         mark = self._peek()
         if mark == b"i":
             return self._integer()
         if mark in _DIGITS:
             return self._string()
-        if depth >= self.deepest:
-            raise BencodeError(f"deeper than {self.deepest}")
         if mark == b"l":
-            return self._list(depth)
+            return list(self.items())
         if mark == b"d":
-            return self._dictionary(depth)
+            return {key: self.value() for key in self.each_key()}
         raise BencodeError(f"no value starts with {mark!r} at byte {self.position}")
+
+    def skip(self) -> None:
+        """Steps over the next value, which is checked like any other.
+
+        Raises:
+            BencodeError: It is malformed, not canonical or too deep.
+        """
+        mark = self._peek()
+        if mark == b"d":
+            for _ in self.each_key():
+                self.skip()
+        elif mark == b"l":
+            for _ in self._entered(b"l"):
+                self.skip()
+        elif mark in _DIGITS:
+            self._step_over_string()
+        else:
+            self.value()
+
+    def comes_next(self, text: bytes) -> bool:
+        """Whether the next value begins like this."""
+        return self.data.startswith(text, self.position)
+
+    def items(self) -> Iterator[Value]:
+        """The values of the list that comes next.
+
+        Raises:
+            BencodeError: Something else comes next, or a value is malformed.
+        """
+        for _ in self._entered(b"l"):
+            yield self.value()
+
+    def each_key(self) -> Iterator[bytes]:
+        """The keys of the dictionary that comes next; after each one its value has to be read or skipped.
+
+        Raises:
+            BencodeError: Something else comes next, or a key is malformed, out of order or stands twice.
+        """
+        last: bytes | None = None
+        for _ in self._entered(b"d"):
+            if self._peek() not in _DIGITS:
+                raise BencodeError(f"a key is no string at byte {self.position}")
+            key = self._string()
+            if last is not None and key <= last:
+                raise BencodeError(f"the key {key[:40]!r} is out of order or stands twice")
+            last = key
+            yield key
+
+    def _entered(self, mark: bytes) -> Iterator[None]:
+        """Once for each item of a list or dictionary, until its end."""
+        if self._peek() != mark:
+            raise BencodeError(f"no {'list' if mark == b'l' else 'dictionary'} at byte {self.position}")
+        if self._depth >= self._deepest:
+            raise BencodeError(f"deeper than {self._deepest}")
+        self._depth += 1
+        self.position += 1
+        while self._peek() != b"e":
+            yield
+        self.position += 1
+        self._depth -= 1
 
     def _peek(self) -> bytes:
         mark = self.data[self.position : self.position + 1]
@@ -105,49 +191,26 @@ class _Reader:
         return mark
 
     def _number_until(self, end: bytes) -> int:
-        stop = self.data.find(end, self.position, self.position + _LONGEST_INTEGER + 1)
-        if stop < 0:
-            raise BencodeError(f"no number at byte {self.position}")
-        text = self.data[self.position : stop]
-        digits = text.removeprefix(b"-")
-        # isdigit of bytes knows ASCII digits only; a leading zero or "-0" would be a second spelling.
-        if not digits.isdigit() or (digits[:1] == b"0" and text != b"0"):
-            raise BencodeError(f"not a number: {text!r}")
-        self.position = stop + 1
-        return int(text)
+        found = _NUMBER.match(self.data, self.position)
+        # A leading zero or "-0" would be a second spelling of a number: the pattern stops before what follows.
+        if found is None or not self.data.startswith(end, found.end()):
+            text = self.data[self.position : self.position + 24]
+            raise BencodeError(f"no number at byte {self.position}: {text!r}")
+        self.position = found.end() + 1
+        return int(found[0])
 
     def _integer(self) -> int:
         self.position += 1
         return self._number_until(b"e")
 
     def _string(self) -> bytes:
+        start, stop = self._step_over_string()
+        return self.data[start:stop]
+
+    def _step_over_string(self) -> tuple[int, int]:
         length = self._number_until(b":")
-        stop = self.position + length
-        if stop > len(self.data):
+        start, stop = self.position, self.position + length
+        if length < 0 or stop > len(self.data):
             raise BencodeError(f"a string of {length} bytes ends behind the data")
-        text = self.data[self.position : stop]
         self.position = stop
-        return text
-
-    def _list(self, depth: int) -> list[Value]:
-        self.position += 1
-        items: list[Value] = []
-        while self._peek() != b"e":
-            items.append(self.value(depth + 1))
-        self.position += 1
-        return items
-
-    def _dictionary(self, depth: int) -> dict[bytes, Value]:
-        self.position += 1
-        items: dict[bytes, Value] = {}
-        last: bytes | None = None
-        while self._peek() != b"e":
-            if self._peek() not in _DIGITS:
-                raise BencodeError(f"a key is no string at byte {self.position}")
-            key = self._string()
-            if last is not None and key <= last:
-                raise BencodeError(f"the key {key[:40]!r} is out of order or stands twice")
-            items[key] = self.value(depth + 1)
-            last = key
-        self.position += 1
-        return items
+        return start, stop

@@ -1,9 +1,11 @@
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivemind_p2p.bt import bencode
-from hivemind_p2p.bt.hashing import BLOCK
+from hivemind_p2p.bt.hashing import BLOCK, root_of_layer
 from hivemind_p2p.bt.link import infohash_of
 from hivemind_p2p.bt.metainfo import LARGEST_MANIFEST, choose_piece_length
 from hivemind_p2p.bt.metainfo_codec import HashedFile, build, parse
@@ -184,6 +186,10 @@ def test_names_that_clash_on_some_systems_are_refused(manifest, names):
         {"file_tree": {b"a": {b"": {b"length": 1 << 60, b"pieces root": bytes(32)}}}},
         {"file_tree": {b"a": {b"": {b"length": 0, b"symlink path": [b"x"]}}}},
         {"file_tree": tree_with([b"d"] * 50)},
+        {"file_tree": {b"a": {b"": {b"length": 3 * BLOCK, b"pieces root": bytes(32)}}}},
+        {"file_tree": {b"a": {b"": {b"length": BLOCK << 20, b"pieces root": bytes(32)}}}},
+        {"file_tree": []},
+        {"file_tree": {b"\xff": {b"": {b"length": 0}}}},
     ],
 )
 def test_malformed_manifests_are_refused(manifest, changes):
@@ -245,3 +251,99 @@ def test_fuzz_the_parser_raises_only_its_own_errors(data):
     except HivemindError:
         return
     assert parse(manifest.encode()) == manifest
+
+
+def test_two_files_with_one_root_have_one_length(manifest):
+    tree = bencode.decode(manifest.encode())[b"info"][b"file tree"]
+    description = tree[b"b.bin"][b""]
+    parse(changed(manifest, file_tree={**tree, b"y": {b"": description}}))
+    with pytest.raises(ManifestError, match="root of a file of another length"):
+        parse(changed(manifest, file_tree={**tree, b"y": {b"": {**description, b"length": 7 * BLOCK}}}))
+
+
+def test_the_hash_is_looked_at_before_all_else(manifest):
+    with pytest.raises(ManifestError, match="does not match its link"):
+        parse(changed(manifest, name=b"..", meta_version=1), infohash=manifest.infohash)
+
+
+def test_layers_may_be_missing_where_none_is_needed():
+    small = build("name", BLOCK, [HashedFile(("a",), 1, bytes(32))])
+    torrent = bencode.decode(small.encode())
+    del torrent[b"piece layers"]
+    assert parse(bencode.encode(torrent)) == small
+
+
+def test_names_that_are_no_text_are_not_built():
+    with pytest.raises(UnsafePathError, match="no UTF-8"):
+        build("folder", BLOCK, [HashedFile((b"\xff".decode(errors="surrogateescape"),), 0, b"")])
+
+
+names = st.text(alphabet="abcdeé漢.-_ 0", min_size=1, max_size=5).map(lambda text: f"x{text.casefold()}x")
+trees = st.recursive(st.integers(0, 5 * BLOCK), lambda below: st.dictionaries(names, below, min_size=1, max_size=4))
+
+
+def hashed_files(tree, parts=()):
+    if isinstance(tree, int):
+        return [HashedFile(parts, tree, b"h" * 32 * max(1, -(-tree // BLOCK)) if tree else b"")]
+    return [file for name, below in tree.items() for file in hashed_files(below, (*parts, name))]
+
+
+def plain_tree(tree):
+    if isinstance(tree, int):
+        layer = b"h" * 32 * max(1, -(-tree // BLOCK))
+        root = {b"pieces root": root_of_layer(layer, BLOCK)} if tree else {}
+        return {b"": {b"length": tree, **root}}
+    return {name.encode(): plain_tree(below) for name, below in tree.items()}
+
+
+@given(st.dictionaries(names, trees, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_any_tree_is_written_as_nested_dictionaries_and_read_back(tree, order):
+    files = hashed_files(tree)
+    order.shuffle(files)
+    manifest = build("content", BLOCK, files)
+    info = {b"file tree": plain_tree(tree), b"meta version": 2, b"name": b"content", b"piece length": BLOCK}
+    assert manifest.info_bytes == bencode.encode(info)
+    assert {(file.path, file.length) for file in manifest.files} == {("/".join(f.parts), f.length) for f in files}
+    assert parse(manifest.encode(), infohash=manifest.infohash) == manifest
+
+
+def mutated(data: bytes, random: Random) -> bytes:
+    torrent = bytearray(data)
+    for _ in range(random.choice((1, 1, 1, 2, 5))):
+        at, size = random.randrange(len(torrent)), random.choice((1, 1, 2, 8, 40))
+        match random.randrange(5):
+            case 0:
+                torrent[at] = random.randrange(256)
+            case 1:
+                del torrent[at : at + size]
+            case 2:
+                torrent[at:at] = random.choice((b"d", b"l", b"e", b"i1e", b"i-1e", b"0:", b"1:a", b"99999999:", b"d0:"))
+            case 3:
+                torrent[at:at] = torrent[at : at + size]
+            case 4:
+                other = random.randrange(len(torrent))
+                torrent[at : at + size], torrent[other : other + size] = (
+                    torrent[other : other + size],
+                    torrent[at : at + size],
+                )
+        torrent = torrent or bytearray(b"x")
+    return bytes(torrent)
+
+
+def test_fuzz_ten_thousand_mutations_of_real_torrents(manifest, tmp_path):
+    random = Random(4)
+    folder = manifest.encode()
+    file = manifest_of(make_folder(tmp_path / "other", {"one": some_bytes(3 * BLOCK)}), BLOCK).encode()
+    outside = b"d8:announce22:http://example.org/ann10:created by1:x" + folder[1:]
+    parsed = 0
+    for number in range(12_000):
+        data = mutated((folder, file, outside)[number % 3], random)
+        try:
+            found = parse(data)
+        except HivemindError:
+            continue
+        parsed += 1
+        assert parse(found.encode(), infohash=found.infohash) == found
+        assert found.pieces <= 1 << 19
+    # Some changes do no harm (a letter of a name, a key outside of the info dictionary); most have to be found.
+    assert 0 < parsed < 4_000
