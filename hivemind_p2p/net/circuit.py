@@ -83,7 +83,8 @@ class RelayedConnection:
     async def close(self) -> None:
         """Ends the call; never fails."""
         try:
-            with trio.move_on_after(1):
+            with trio.move_on_after(1) as patience:
+                patience.shield = True
                 await self._stream.close()
         except failures() as error:
             _events.debug("close_failed", error=repr(error))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -60,7 +61,7 @@ class Links:
         self._host = host
         self._swarm: Any = host.get_network()
         self._sources = tuple(ip_endpoint(address) for address in listen)
-        self._dialled_from: dict[int, int] = {}
+        self._dialled_from: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self.reuse_port_to: set[PeerId] = set()
         """Peers that are dialled from the port that this peer listens on, because they say how they see it."""
 
@@ -170,7 +171,7 @@ class Links:
                 raise
             # A connection from here to there has just ended, or another one exists.
             return await self._dial(peer, address, None)
-        self._dialled_from[id(connection.muxed_conn)] = source[1]
+        self._dialled_from[connection.muxed_conn] = source[1]
         return connection
 
     async def punch(self, peer: PeerId, address: str, *, as_server: bool) -> Any:
@@ -185,20 +186,44 @@ class Links:
         source = self.source_for(address)
         if source is None:
             raise NetworkError(f"this peer listens at no address from which {address} can be dialled")
-        return await self._dial(peer, address, source, as_server=as_server)
+        if not as_server:
+            return await self._dial(peer, address, source)
+        return await self._dial_as_server(peer, address, source)
 
-    async def _dial(
-        self, peer: PeerId, address: str, source: tuple[str, int] | None, *, as_server: bool = False
-    ) -> Any:
+    async def _dial(self, peer: PeerId, address: str, source: tuple[str, int] | None) -> Any:
         from libp2p.peer.id import ID
         from multiaddr import Multiaddr
 
-        dial = self._swarm.dial_addr_as_responder if as_server else self._swarm.dial_addr
         try:
-            return await dial(Multiaddr(address), ID.from_base58(peer), source)
+            return await self._swarm.dial_addr(Multiaddr(address), ID.from_base58(peer), source)
         except Exception as error:
             # libp2p and what it builds on raise many kinds here; all of them mean that this address is of no use.
             raise NetworkError(f"{address}: {_innermost(error)}") from error
+
+    async def _dial_as_server(self, peer: PeerId, address: str, source: tuple[str, int]) -> Any:
+        """Dials, and from there on behaves as the side that was dialled, in Noise and in Yamux.
+
+        libp2p's own way of doing so changes the role in Noise only.
+        """
+        from libp2p.io.trio import TrioTCPStream
+        from libp2p.network.connection.raw_connection import RawConnection
+        from multiaddr import Multiaddr
+
+        stream = None
+        muxed = None
+        try:
+            stream = await _open_from(source, ip_endpoint(address))
+            raw = RawConnection(TrioTCPStream(stream), False)
+            muxed = await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr(address))
+        except Exception as error:
+            raise NetworkError(f"{address}: {_innermost(error)}") from error
+        finally:
+            if stream is not None and muxed is None:
+                stream.socket.close()
+        if muxed.peer_id.to_base58() != peer:
+            await muxed.close()
+            raise NetworkError(f"{address}: {muxed.peer_id} is there instead of {peer}")
+        return muxed
 
     def source_for(self, address: str) -> tuple[str, int] | None:
         """The IP address and port that this peer listens on, for dialling an address of the same family."""
@@ -211,7 +236,7 @@ class Links:
 
     def dialled_from(self, link: Link) -> int:
         """The local port of a connection, as far as it was chosen; 0 otherwise."""
-        return self._dialled_from.get(id(link.connection.muxed_conn), 0)
+        return self._dialled_from.get(link.connection.muxed_conn, 0)
 
     async def prove(self, peer: PeerId, address: str, *, deadline: float = PROOF_DEADLINE) -> bool:
         """Whether a peer listens at an address: calls it there, checks its identity, and hangs up."""
@@ -251,14 +276,21 @@ class Links:
         from libp2p.peer.id import ID
         from multiaddr import Multiaddr
 
+        upgraded = False
         try:
-            if not called:
-                return await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer))
-            place = Multiaddr(f"/p2p/{raw.relay}/p2p-circuit/p2p/{peer}")
-            muxed = await self._swarm.upgrade_inbound_raw_conn(raw, place)
+            if called:
+                place = Multiaddr(f"/p2p/{raw.relay}/p2p-circuit/p2p/{peer}")
+                muxed = await self._swarm.upgrade_inbound_raw_conn(raw, place)
+            else:
+                connection = await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer))
+            upgraded = True
         except Exception as error:
-            await raw.close()
             raise NetworkError(f"no connection to {peer} through {raw.relay}: {_innermost(error)}") from error
+        finally:
+            if not upgraded:
+                await raw.close()
+        if not called:
+            return connection
         if muxed.peer_id.to_base58() != peer:
             await muxed.close()
             raise NetworkError(f"the relay {raw.relay} announced {peer}, but {muxed.peer_id} called")
@@ -268,8 +300,25 @@ class Links:
         """Sets what libp2p's identify tells others; its host takes it when it is made, and not later."""
         from multiaddr import Multiaddr
 
-        announced = [Multiaddr(address) for address in addresses]
+        # With this peer's id at the end: libp2p cuts at the last id, which would be a relay's otherwise.
+        announced = [Multiaddr(f"{address}/p2p/{self.peer_id}") for address in addresses]
         self._host._addrs_factory = lambda _: list(announced)
+
+
+async def _open_from(source: tuple[str, int], target: tuple[str, int]) -> trio.SocketStream:
+    """A TCP connection that leaves from a port which this peer listens on, too."""
+    family = trio.socket.AF_INET6 if ":" in target[0] else trio.socket.AF_INET
+    opened = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        if hasattr(trio.socket, "SO_REUSEPORT"):
+            opened.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+        await opened.bind(source)
+        await opened.connect(target)
+    except BaseException:
+        opened.close()
+        raise
+    return trio.SocketStream(opened)
 
 
 def _innermost(error: BaseException) -> str:
