@@ -23,7 +23,7 @@ from hivemind_p2p.errors import (
     PeerUnreachableError,
     ProtocolError,
 )
-from hivemind_p2p.net.addresses import ip_endpoint
+from hivemind_p2p.net.addresses import ip_endpoint, is_circuit
 from hivemind_p2p.net.calls import CALL_DEADLINE, Call, Link, failures
 from hivemind_p2p.types import PeerId, PeerInfo
 
@@ -300,8 +300,8 @@ class Links:
         """Sets what libp2p's identify tells others; its host takes it when it is made, and not later."""
         from multiaddr import Multiaddr
 
-        # With this peer's id at the end: libp2p cuts at the last id, which would be a relay's otherwise.
-        announced = [Multiaddr(f"{address}/p2p/{self.peer_id}") for address in addresses]
+        # Not the relayed ones: of those libp2p would tell the relay's place as this peer's own.
+        announced = [Multiaddr(address) for address in addresses if not is_circuit(address)]
         self._host._addrs_factory = lambda _: list(announced)
 
 
