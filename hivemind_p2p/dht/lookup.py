@@ -40,6 +40,14 @@ QUORUM = 3
 """Replicas among the `READ_WIDTH` closest that settle a lookup of records by telling exactly the same ones. A copy that
 is farther away (see `caching`) or out of date settles nothing."""
 
+QUORUM_PATHS = 2
+"""Disjoint paths over which these replicas were found, so that no liar settles a lookup with its accomplices alone. A
+path that meets peers who don't answer is not waited for."""
+
+SECOND_OPINIONS = 2
+"""Further paths, one after the other, of a lookup that has found nothing or a crowd: all others may have been misled.
+With a third of all peers liars, three paths are misled once in 30 lookups, five once in 250."""
+
 ENOUGH = 3
 """Answers after which slow peers are no longer waited for."""
 
@@ -103,8 +111,9 @@ class Lookup:
         first = {info.peer_id: info for info in start if info.peer_id != own}
         count = max(1, min(paths, parallel, len(first)))
         self._paths = [Path(-(-(parallel - number) // count)) for number in range(count)]
-        ordered = sorted(first.values(), key=lambda info: ids.of_peer(info.peer_id) ^ target)
-        for number, info in enumerate(ordered):
+        self._opinions = SECOND_OPINIONS if count > 1 else 0
+        self._start = sorted(first.values(), key=lambda info: ids.of_peer(info.peer_id) ^ target)
+        for number, info in enumerate(self._start):
             self._add(self._paths[number % count], info)
 
     # -- events and actions ------------------------------------------------------------------------------------------
@@ -113,10 +122,13 @@ class Lookup:
         """Whom to ask now, closest first; they count as asked."""
         if self._settled():
             return ()
+        if self._is_exhausted() and self._is_doubtful():
+            self._open_path()
         chosen: list[PeerId] = []
-        candidates = self._candidates()
-        for path in self._paths:
-            waiting = (peer for peer in candidates if peer in path.known and self._states[peer] is _State.KNOWN)
+        closest, fronts = self._fronts()
+        for path, front in zip(self._paths, fronts, strict=True):
+            mine = (*(peer for peer in closest if peer in path.known), *front)
+            waiting = (peer for peer in dict.fromkeys(mine) if self._states[peer] is _State.KNOWN)
             for peer in list(islice(waiting, self._room(path))):
                 self._states[peer] = _State.ASKED
                 self._path_of[peer] = path
@@ -169,12 +181,7 @@ class Lookup:
     @property
     def finished(self) -> bool:
         """Whether nobody is left to ask or to wait for."""
-        if self._settled():
-            return True
-        states = [self._states[peer] for peer in self._candidates()]
-        if _State.ASKED in states or (_State.KNOWN in states and self._asked < MOST_ASKED):
-            return False
-        return not self.slow_peers() or states.count(_State.ANSWERED) >= ENOUGH
+        return self._settled() or (self._is_exhausted() and not self._is_doubtful())
 
     def slow_peers(self) -> tuple[PeerId, ...]:
         """The peers that were asked long ago and have not answered yet."""
@@ -246,20 +253,14 @@ class Lookup:
         """The closest peers that have neither failed nor are slow."""
         return islice((peer for _, peer in order if self._states[peer] not in _GONE), width)
 
-    def _candidates(self) -> list[PeerId]:
-        """All who have to answer, closest first."""
+    def _fronts(self) -> tuple[list[PeerId], list[list[PeerId]]]:
+        """All who have to answer: the closest that any path knows, and the closest few of each path; closest first."""
         wanted = self._wanted()
-        candidates = list(self._front(self._order, wanted))
+        closest = list(self._front(self._order, wanted))
         if len(self._paths) == 1:
-            return candidates
-        there = set(candidates)
+            return closest, [[]]
         path_width = min(self._path_width, -(-wanted // len(self._paths)))
-        for path in self._paths:
-            for peer in self._front(path, path_width):
-                if peer not in there:
-                    there.add(peer)
-                    candidates.append(peer)
-        return candidates
+        return closest, [list(self._front(path, path_width)) for path in self._paths]
 
     def _wanted(self) -> int:
         """How many of the closest have to answer: more where somebody crowds the target, or nothing was found."""
@@ -276,11 +277,37 @@ class Lookup:
             return True
         return state not in _GONE and sum(peer in path.known for path in self._paths) > 1
 
+    def _is_exhausted(self) -> bool:
+        """Whether all who have to answer have done so, or never will in good time."""
+        closest, fronts = self._fronts()
+        states = [self._states[peer] for peer in {*closest, *(peer for front in fronts for peer in front)}]
+        if _State.ASKED in states or (_State.KNOWN in states and self._asked < MOST_ASKED):
+            return False
+        return not self.slow_peers() or states.count(_State.ANSWERED) >= ENOUGH
+
+    def _is_doubtful(self) -> bool:
+        """Whether what was found calls for a second opinion, and there is somebody to give it."""
+        if not self._opinions or not (self.crowded or (self._quorum and not self._holders)):
+            return False
+        return self._asked < MOST_ASKED and any(self._states[info.peer_id] is _State.KNOWN for info in self._start)
+
+    def _open_path(self) -> None:
+        """Begins one more path, with peers that this one knew before the lookup and that nobody has asked yet."""
+        self._opinions -= 1
+        path = Path(1)
+        self._paths.append(path)
+        for info in self._start:
+            if self._states[info.peer_id] is _State.KNOWN:
+                self._add(path, info)
+
     def _settled(self) -> bool:
-        """Whether enough of the closest replicas have told the same records."""
+        """Whether enough of the closest replicas, found over several paths, have told the same records."""
         if not self._quorum or len(self._agreeing) < self._quorum or self.crowded:
             return False
-        return sum(peer in self._agreeing for peer in self._front(self._order, READ_WIDTH)) >= self._quorum
+        agreeing = [peer for peer in self._front(self._order, READ_WIDTH) if peer in self._agreeing]
+        paths = {id(self._path_of[peer]) for peer in agreeing}
+        going_well = sum(not path.was_let_down for path in self._paths)
+        return len(agreeing) >= self._quorum and len(paths) >= min(QUORUM_PATHS, going_well)
 
     def _room(self, path: Path) -> int:
         """How many more requests a path may have on the way."""

@@ -24,10 +24,12 @@ class Path:
             dead peers costs it less than one time-out each.
         arrived: Whether the last answer named nobody closer than the path knew before: then it has reached the
             neighbourhood of the target, and asks all that are left at once (the Kademlia paper, section 2.3).
+        was_let_down: Whether a peer of the path was slow.
     """
 
     parallel: int
     arrived: bool = False
+    was_let_down: bool = False
     known: set[PeerId] = field(default_factory=set)
     _order: list[tuple[int, PeerId]] = field(default_factory=list)
 
@@ -42,7 +44,8 @@ class Path:
         return self._order[0][0] if self._order else None
 
     def let_down(self) -> None:
-        """A peer was slow or failed."""
+        """A peer was slow."""
+        self.was_let_down = True
         self.parallel = min(self.parallel + 1, MOST_PARALLEL)
 
     def __iter__(self) -> Iterator[tuple[int, PeerId]]:

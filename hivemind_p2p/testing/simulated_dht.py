@@ -133,9 +133,9 @@ class Simulation:
 
     # -- peers -------------------------------------------------------------------------------------------------------
 
-    def add(self, address: str | None = None) -> Peer:
+    def add(self, *, name: PeerId | None = None, address: str | None = None) -> Peer:
         """A new peer that knows one other; it has not joined yet."""
-        name = PeerId(f"simulated {self.random.getrandbits(64):016x}")
+        name = name or PeerId(f"simulated {self.random.getrandbits(64):016x}")
         info = PeerInfo(name, (address or f"/ip4/10.{self.random.randrange(256)}.0.1/tcp/{len(self.peers) % 65536}",))
         seeds = (self.peers[self.random.choice(self.living)].info,) if self.living else ()
         peer = Peer(Node(name, seeds=seeds), info, (self.random.random(), self.random.random()))

@@ -153,6 +153,10 @@ def holding(lookup, asked, told, merged, closer=()):
         lookup.answered(info.peer_id, closer)
 
 
+def everybody_tells(peers, records):
+    return {info: set(records) for info in peers}
+
+
 def read(told, peers):
     """Reads to the end; returns what was found and how many were asked."""
     lookup = Lookup(TARGET, peers, own=OWN, quorum=QUORUM)
@@ -164,12 +168,12 @@ def read(told, peers):
 
 def test_a_read_is_settled_when_enough_replicas_tell_the_same():
     peers = by_distance(20)
-    assert read(dict.fromkeys(peers, {"a"}), peers) == ({"a"}, QUORUM)
+    assert read(everybody_tells(peers, {"a"}), peers) == ({"a"}, QUORUM)
 
 
 def test_replicas_that_differ_are_asked_until_enough_agree_on_the_newest():
     peers = by_distance(20)
-    told = dict.fromkeys(peers, {"a", "b"}) | {peers[0]: {"a"}, peers[2]: {"b"}}
+    told = everybody_tells(peers, {"a", "b"}) | {peers[0]: {"a"}, peers[2]: {"b"}}
     found, asked = read(told, peers)
     assert found == {"a", "b"}
     assert QUORUM < asked <= READ_WIDTH + PATHS
@@ -245,7 +249,7 @@ def test_no_quorum_settles_a_read_in_a_crowd():
     reach = ids.of_peer(honest[-1].peer_id) ^ TARGET
     lookup = Lookup(TARGET, [*crowd, *honest], own=OWN, quorum=QUORUM, reach=reach + 1)
     merged = set()
-    told = dict.fromkeys(crowd, {"junk"}) | dict.fromkeys(honest, {"true"})
+    told = everybody_tells(crowd, {"junk"}) | everybody_tells(honest, {"true"})
     while not lookup.finished:
         holding(lookup, lookup.next(), told, merged, closer=(*crowd, *honest))
     assert merged == {"junk", "true"}
@@ -257,7 +261,7 @@ def test_the_inventions_of_one_liar_are_no_crowd():
     lookup = Lookup(TARGET, replicas, own=OWN, quorum=QUORUM, reach=ids.of_peer(replicas[-1].peer_id) ^ TARGET)
     liar, *others = lookup.next()
     lookup.answered(liar.peer_id, peers[:20])
-    holding(lookup, others, dict.fromkeys(replicas, {"true"}), set())
+    holding(lookup, others, everybody_tells(replicas, {"true"}), set())
     assert not lookup.crowded
 
 
@@ -273,6 +277,35 @@ def test_a_path_that_is_let_down_asks_more_at_once():
                 break
         for info in asked[1:]:
             lookup.failed(info.peer_id)
+
+
+def test_accomplices_on_one_path_settle_nothing():
+    """Three that lie closest to the target, all on the path of one liar, tell the same junk at once."""
+    peers = by_distance(400)
+    accomplices, honest, start = peers[:3], peers[40:60], peers[100:103]
+    liar = start[0]
+    lookup = Lookup(TARGET, start, own=OWN, quorum=QUORUM)
+    told = everybody_tells(accomplices, {"junk"}) | everybody_tells(honest, {"true"})
+    merged = set()
+    while not lookup.finished:
+        for info in lookup.next():
+            holding(lookup, [info], told, merged, closer=accomplices if info in (liar, *accomplices) else honest)
+    assert merged == {"junk", "true"}
+
+
+def test_where_nothing_was_found_further_paths_are_tried():
+    """Those closest to the target at the start are all liars; one that is farther away is not."""
+    peers = by_distance(400)
+    accomplices, honest = peers[:40], peers[40:60]
+    start = [*peers[100:103], *peers[200:203]]
+    liars = {*accomplices, *peers[100:103]}
+    lookup = Lookup(TARGET, start, own=OWN, quorum=QUORUM)
+    merged = set()
+    while not lookup.finished:
+        for info in lookup.next():
+            closer = accomplices if info in liars else honest
+            holding(lookup, [info], everybody_tells(honest, {"true"}), merged, closer)
+    assert merged == {"true"}
 
 
 @settings(max_examples=60)
