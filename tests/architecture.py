@@ -45,6 +45,7 @@ LAYERS = {
     "program": 7,
     "tables": 7,
     "demo": 7,
+    "doctor": 7,
     "cli": 7,
     "__main__": 7,
     "testing": 7,
@@ -58,7 +59,7 @@ SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "model", "views"}
 does so, and only there."""
 
 DECISIONS = {
-    "net": ("addresses", "reachability", "relay_book"),
+    "net": ("addresses", "noise", "noise_packets", "noise_pattern", "reachability", "relay_book"),
     "dht": (
         "contacts",
         "ids",

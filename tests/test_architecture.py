@@ -122,7 +122,7 @@ HEAVY = ("torch", "transformers", "libp2p")
 """What takes a second or more to load."""
 
 
-LOADED_LATE = ("sharding.", "testing.", "net.secure_connection", "net.muxed_")
+LOADED_LATE = ("sharding.", "testing.", "net.secure_connection", "net.noise_transport", "net.mux")
 """Modules that may import something heavy at their top: they implement its interfaces, or work with its objects."""
 
 

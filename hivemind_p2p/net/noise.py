@@ -18,7 +18,7 @@ would tell a stranger who the responder is, and the initiator would not know tha
 different secret for each peer, is of no use here.) With it, whoever records handshakes can test guesses of the secret,
 so the secret has to be random, not a password.
 
-Sans-I/O: bytes in, bytes out. `secure_connection` does the input and the output, `noise_packets` what comes after.
+Sans-I/O: bytes in, bytes out. `noise_transport` does the input and the output, `noise_packets` what comes after.
 
 Source: https://github.com/libp2p/specs/blob/master/noise/README.md
 """

@@ -197,7 +197,7 @@ class Decryptor:
         return length
 
     def _decrypt(self, packets: list[memoryview]) -> Buffer:
-        if self._nonce + len(packets) > LAST_NONCE:
+        if self._nonce + len(packets) > LAST_NONCE + 1:
             self._broken = "the other side has sent as many packets as one key is good for"
             raise ProtocolError(self._broken)
         if len(packets) == 1:

@@ -155,7 +155,11 @@ class Pattern:
         return (first, second) if self._initiator else (second, first)
 
     def write(self, payload: bytes) -> bytes:
-        """The next message, with a payload in it."""
+        """The next message, with a payload in it.
+
+        Raises:
+            ProtocolError: The key that the other side has sent is none.
+        """
         symmetric = self._symmetric
         message = bytearray()
         self._begin_message()
@@ -221,7 +225,11 @@ class Pattern:
         """The Diffie-Hellman of two keys: the initiator's stands first in the name, the responder's second."""
         mine, theirs = (step[0], step[1]) if self._initiator else (step[1], step[0])
         own = self._ephemeral if mine == "e" else self._static
-        return own.exchange(self._remote[theirs])
+        try:
+            return own.exchange(self._remote[theirs])
+        except ValueError as error:
+            # A point of small order: the secret would be the same for whatever key this side has.
+            raise ProtocolError("the other side sent a key in the Noise handshake that gives no secret") from error
 
     def _story(self) -> str:
         if self._shared_key is not None and self._said < 2:

@@ -1,125 +1,43 @@
-"""Encrypted connections for libp2p: Noise over a socket, or over a relayed stream.
+"""An encrypted connection for libp2p: Noise packets over a socket, or over a relayed stream.
 
-Participants: libp2p's swarm, which dials and accepts; the muxer, which sends and receives.
+Participants: the muxer, which sends and receives; before it, libp2p's negotiation of a muxer.
 
-Messages: those of `noise` and `noise_packets`.
+Messages: those of `noise_packets`.
 
 Goals: as few system calls and copies as the wire format allows; a cancelled `receive` loses nothing; a connection
-that cannot go on says why, and goes on to say so; a handshake that is not done in time is over.
+that cannot go on says why, and goes on to say so.
 
-Non-goals: several tasks that send at once (a muxer has one writer).
-
-    host = libp2p.new_host(key_pair=..., sec_opt={TProtocol(transport.protocol): transport})
+Non-goals: several tasks that send at once (a muxer has one writer). The handshake: `noise_transport`.
 
 libp2p is loaded with this module, so only what opens a transport imports it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import trio
-from libp2p.abc import IRawConnection, ISecureConn, ISecureTransport
-from libp2p.crypto.ed25519 import Ed25519PublicKey, create_new_key_pair
+from libp2p.abc import IRawConnection, ISecureConn
+from libp2p.crypto.ed25519 import Ed25519PublicKey
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
-from libp2p.security.exceptions import HandshakeFailure
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.errors import HandshakeError, NetworkError, ProtocolError
-from hivemind_p2p.identity import Identity, public_key_of
+from hivemind_p2p.errors import ProtocolError
+from hivemind_p2p.identity import public_key_of
 from hivemind_p2p.interfaces import Buffer
-from hivemind_p2p.net.noise import PRIVATE_PROTOCOL, PROTOCOL, Agreed, Handshake, StaticKey, shared_key
+from hivemind_p2p.net.noise import Agreed
 from hivemind_p2p.net.noise_packets import Decryptor, Encryptor
-from hivemind_p2p.net.wires import CLOSE_TIMEOUT, Rooms, Wire, wire_errors, wire_of
-from hivemind_p2p.types import PeerId
+from hivemind_p2p.net.wires import Rooms, Wire, wire_errors
 
 if TYPE_CHECKING:
     from libp2p.connection_types import ConnectionType
     from libp2p.crypto.keys import KeyPair, PrivateKey, PublicKey
     from multiaddr import Multiaddr
 
-HANDSHAKE_TIMEOUT: Final = 10.0
-"""Seconds for the three messages: two slow round trips, with a relay between, take less than two."""
-
 _events = telemetry.source("noise")
-
-
-class NoiseTransport(ISecureTransport):  # type: ignore[misc]  # libp2p is not type-checked
-    """Makes raw connections secure ones; libp2p's extension point for that.
-
-    Args:
-        identity: Who this peer is.
-        secret: What the peers of a private hive share; None for one that is open. With it this transport speaks
-            `PRIVATE_PROTOCOL` instead of `PROTOCOL`, so that strangers and members have no protocol in common.
-
-    Raises:
-        ConfigurationError: The secret is too short.
-    """
-
-    def __init__(self, identity: Identity, secret: bytes | None = None) -> None:
-        self.protocol = PROTOCOL if secret is None else PRIVATE_PROTOCOL
-        self.key_pair: KeyPair = create_new_key_pair(identity.seed)
-        self._key = None if secret is None else shared_key(secret)
-        self._static = StaticKey(identity)
-        self._rooms = Rooms()
-
-    async def secure_inbound(self, conn: IRawConnection) -> SecureConnection:
-        """The secure connection with whoever has dialled.
-
-        Raises:
-            HandshakeFailure: It is nobody who may talk, or takes too long; the cause says which.
-        """
-        return await self._secure(conn, Handshake(self._static, key=self._key))
-
-    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> SecureConnection:
-        """The secure connection with the peer that was dialled.
-
-        Raises:
-            HandshakeFailure: Somebody else answered, or nobody did in time; the cause says which.
-        """
-        expected = PeerId(peer_id.to_base58())
-        return await self._secure(conn, Handshake(self._static, expected=expected, key=self._key))
-
-    async def _secure(self, conn: IRawConnection, handshake: Handshake) -> SecureConnection:
-        wire = wire_of(conn, self._rooms)
-        try:
-            agreed = await self._shake_hands(wire, handshake)
-        except NetworkError as error:
-            await wire.close()
-            raise HandshakeFailure(error.message) from error
-        except BaseException:
-            # libp2p forgets a connection whose dial was cancelled.
-            wire.cut()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
-                await wire.close()
-            raise
-        return SecureConnection(conn, wire, agreed, self.key_pair, self._rooms)
-
-    async def _shake_hands(self, wire: Wire, handshake: Handshake) -> Agreed:
-        try:
-            with trio.fail_after(HANDSHAKE_TIMEOUT):
-                answer = handshake.start()
-                while True:
-                    if answer:
-                        await wire.send(memoryview(answer))
-                    if handshake.agreed is not None:
-                        return handshake.agreed
-                    heard = await wire.receive(handshake.receive)
-                    if heard is None:
-                        raise HandshakeError(self._hung_up())
-                    answer = heard
-        except trio.TooSlowError as error:
-            raise HandshakeError(
-                f"the other side took longer than {HANDSHAKE_TIMEOUT:g} s for the handshake"
-            ) from error
-        except wire_errors() as error:
-            raise HandshakeError(self._hung_up()) from error
-
-    def _hung_up(self) -> str:
-        story = "the other side closed the connection during the Noise handshake"
-        return story if self._key is None else f"{story}; it may have another hive key"
 
 
 class SecureConnection(ISecureConn):  # type: ignore[misc]
@@ -142,6 +60,7 @@ class SecureConnection(ISecureConn):  # type: ignore[misc]
         self._encryptor = Encryptor(agreed.sending)
         self._decryptor = Decryptor(agreed.receiving)
         self._undecrypted = agreed.rest
+        self._left: deque[memoryview] = deque()
         self._unread = memoryview(b"")
         self._write_lock = trio.Lock()
         self._sending = self._ended = self._closed = False
@@ -203,7 +122,7 @@ class SecureConnection(ISecureConn):  # type: ignore[misc]
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
-        if self._sending:
+        if self._sending or self._left:
             raise trio.BusyResourceError("another task is already sending on this connection")
         self._sending = True
         room = self._rooms.take()
@@ -219,6 +138,61 @@ class SecureConnection(ISecureConn):  # type: ignore[misc]
         finally:
             self._sending = False
             self._rooms.give_back(room)
+
+    def send_now(self, parts: Sequence[Buffer]) -> bool:
+        """Encrypts the parts and sends what the system takes without waiting; `drain` sends the rest.
+
+        What was encrypted is not needed any more, so the parts' memory is the caller's again.
+
+        Returns:
+            Whether nothing is left. Until `drain` has returned, nothing more may be sent.
+
+        Raises:
+            trio.BrokenResourceError: The connection is broken.
+            trio.ClosedResourceError: This side was closed.
+            trio.BusyResourceError: Something is left from before.
+        """
+        self._check_open()
+        if self._sending or self._left:
+            raise trio.BusyResourceError("what was sent before has not left yet")
+        room = self._rooms.take()
+        try:
+            for packets in self._encryptor.encrypt(parts, room):
+                self._send_or_keep(packets)
+        except wire_errors() as error:
+            self._fail(f"the connection with {self.remote} broke")
+            self._check_open(error)
+        except ProtocolError as error:
+            self._fail(f"nothing can be sent to {self.remote} any more: {error.message}")
+            self._check_open(error)
+        finally:
+            self._rooms.give_back(room)
+        return not self._left
+
+    def _send_or_keep(self, packets: memoryview) -> None:
+        sent = 0 if self._left else self._wire.send_now(packets)
+        if sent < len(packets):
+            self._left.append(memoryview(bytes(packets[sent:])))
+
+    async def drain(self) -> None:
+        """Sends what `send_now` has left. Cancelled, it breaks the connection.
+
+        Raises:
+            trio.BrokenResourceError: The connection is broken.
+            trio.ClosedResourceError: This side was closed.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            while self._left:
+                self._check_open()
+                await self._wire.send(self._left[0])
+                self._left.popleft()
+        except wire_errors() as error:
+            self._fail(f"the connection with {self.remote} broke")
+            self._check_open(error)
+        except BaseException:
+            self._fail(f"sending to {self.remote} was cut off")
+            raise
 
     def cut(self) -> None:
         """Closes the socket at once and without a word; whoever waits is told. A relayed one needs `close`, too."""

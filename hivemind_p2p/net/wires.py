@@ -70,6 +70,9 @@ class Wire(Protocol):
     async def send(self, data: memoryview) -> None:
         """Sends everything. Cancelled, it may have sent a part."""
 
+    def send_now(self, data: memoryview) -> int:
+        """Sends what can be sent without waiting; how many bytes that was."""
+
     def cut(self) -> None:
         """Closes at once and without a word; whoever waits is told."""
 
@@ -109,6 +112,13 @@ class SocketWire:
         while data:
             data = data[await self._socket.send(data) :]
 
+    def send_now(self, data: memoryview) -> int:
+        """As `Wire` says."""
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+
     def cut(self) -> None:
         """As `Wire` says."""
         self._socket.close()
@@ -130,7 +140,7 @@ class RelayedWire:
 
     async def receive(self, use: Callable[[memoryview], ResultType]) -> ResultType | None:
         """As `Wire` says, if cancelling a read of the stream below takes nothing either."""
-        from libp2p.network.stream.exceptions import StreamEOF
+        from libp2p.io.exceptions import IOException
 
         if self._cut:
             raise trio.ClosedResourceError
@@ -138,8 +148,10 @@ class RelayedWire:
             with trio.CancelScope() as self._reading:
                 data = await self._raw.read(READ_BYTES)
                 return use(memoryview(data)) if data else None
-        except StreamEOF:
-            return None
+        except IOException as error:
+            if _is_end(error):
+                return None
+            raise
         raise trio.ClosedResourceError
 
     async def send(self, data: memoryview) -> None:
@@ -147,6 +159,10 @@ class RelayedWire:
         if self._cut:
             raise trio.ClosedResourceError
         await self._raw.write(bytes(data))  # the stream below may keep it until its window opens
+
+    def send_now(self, data: memoryview) -> int:  # noqa: ARG002 - the interface is Wire's
+        """As `Wire` says: nothing, because the stream below may wait."""
+        return 0
 
     def cut(self) -> None:
         """Ends a read that waits; the stream below is closed by `close`."""
@@ -172,6 +188,13 @@ def wire_of(raw: IRawConnection, rooms: Rooms) -> Wire:
     if isinstance(stream, TrioTCPStream) and isinstance(stream.stream, trio.SocketStream) and hasattr(os, "readv"):
         return SocketWire(stream.stream, rooms)
     return RelayedWire(raw)
+
+
+def _is_end(error: BaseException) -> bool:
+    """Whether a stream has ended in good order. libp2p's raw connections wrap that like everything else."""
+    from libp2p.network.stream.exceptions import StreamEOF
+
+    return isinstance(error, StreamEOF) or isinstance(error.__cause__, StreamEOF)
 
 
 def wire_errors() -> tuple[type[Exception], ...]:
