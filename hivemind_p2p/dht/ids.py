@@ -23,7 +23,7 @@ FARTHEST = (1 << ID_BITS) - 1
 """No two points are farther apart."""
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32768)
 def of_peer(peer: PeerId) -> NodeId:
     """Where a peer lies: the SHA-256 of the bytes of its id (the libp2p Kademlia specification).
 

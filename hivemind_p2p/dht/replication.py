@@ -20,9 +20,9 @@ LONGEST_COPY = 60.0
 SHORTEST_COPY = 5.0
 """Seconds below which a copy is not worth the message that makes it."""
 
-HANDED_BY = 2
-"""Replicas that hand a record to a newcomer: the closest one does (the Kademlia paper, section 2.5), and one more,
-should the closest be a liar."""
+HANDED_BY = 3
+"""Replicas that hand a record to a newcomer. In the Kademlia paper (section 2.5) the closest one does; but that one may
+be a liar, or a newcomer itself that has nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ def copy_along_path(lookup: Lookup) -> Copy | None:
 def to_hand_over(table: RoutingTable, own: PeerId, newcomer: PeerInfo, keys: Iterable[str]) -> tuple[str, ...]:
     """The keys whose records this peer hands to a newcomer.
 
-    These are the keys to which the newcomer is one of the 20 closest peers while this one is among the closest two of
-    the others. With 20 replicas, each newcomer is thus given each record twice, and not twenty times.
+    These are the keys to which the newcomer is one of the 20 closest peers while this one is among the closest three
+    of the others. With 20 replicas, each newcomer is thus given each record three times, and not twenty.
     """
     there = ids.of_peer(newcomer.peer_id)
     here = ids.of_peer(own)

@@ -183,9 +183,8 @@ class RoutingTable:
         if (same := self._buckets.get(index)) is not None:
             yield list(same.good.values())
         yield [contact for other, bucket in self._buckets.items() if other > index for contact in bucket.good.values()]
-        for other in range(index - 1, -1, -1):
-            if (bucket := self._buckets.get(other)) is not None:
-                yield list(bucket.good.values())
+        for other in sorted((other for other in self._buckets if other < index), reverse=True):
+            yield list(self._buckets[other].good.values())
 
     def _index(self, peer: PeerId) -> int:
         return ids.bucket_index(self._own_point, ids.of_peer(peer))

