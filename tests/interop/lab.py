@@ -82,13 +82,17 @@ def skip_unless_possible() -> None:
 
 
 class Lab:
-    """The internet in the middle; use it as a context manager, which takes everything down again."""
+    """The internet in the middle; use it as a context manager, which takes everything down again.
+
+    Attributes:
+        name: What the names of all its namespaces begin with.
+    """
 
     def __init__(self) -> None:
-        self._name = f"hm{os.getpid()}-{next(_serial)}"
+        self.name = f"hm{os.getpid()}-{next(_serial)}"
         self._stack = ExitStack()
         self._hosts = itertools.count(1)
-        self._internet = f"{self._name}-net"
+        self._internet = f"{self.name}-net"
 
     def __enter__(self) -> Lab:
         try:
@@ -112,7 +116,7 @@ class Lab:
         """A host alone behind a router of its own."""
         router, outside = self._join_internet("rtr")
         number = next(self._hosts)
-        namespace = f"{self._name}-prv{number}"
+        namespace = f"{self.name}-prv{number}"
         self._add_namespace(namespace)
         inside, gateway = f"192.168.{number}.2", f"192.168.{number}.1"
         self._connect(router, "lan", namespace, "eth0")
@@ -130,7 +134,7 @@ class Lab:
 
     def _join_internet(self, kind: str) -> tuple[str, str]:
         number = next(self._hosts)
-        namespace, outside = f"{self._name}-{kind}{number}", f"11.0.{number}.1"
+        namespace, outside = f"{self.name}-{kind}{number}", f"11.0.{number}.1"
         self._add_namespace(namespace)
         self._connect(self._internet, f"to{number}", namespace, "wan")
         self._in(self._internet, f"ip link set to{number} master bridge")

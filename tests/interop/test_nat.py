@@ -197,12 +197,18 @@ def test_the_router_forwards_a_port_and_takes_it_back(lab, start, tmp_path):
 
 
 def test_a_lab_is_taken_down_when_something_fails():
+    lab = Lab()
+
+    def namespaces():
+        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+        return [line for line in listed.splitlines() if line.startswith(f"{lab.name}-")]
+
     def fail():
-        with Lab() as lab:
+        with lab:
             lab.private_host(Nat.CONE)
+            assert len(namespaces()) == 3
             raise ValueError
 
     with pytest.raises(ValueError):
         fail()
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert "-1-" not in "".join(name for name in listed.split() if name.startswith(f"hm{labs.os.getpid()}-1"))
+    assert namespaces() == []
