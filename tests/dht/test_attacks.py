@@ -10,7 +10,7 @@ from hivemind_p2p.dht.channels import PROTOCOL, REQUEST_DEADLINE
 from hivemind_p2p.dht.messages import FindPeers, FindRecords, Request, Response, SignedBytes, Store
 from hivemind_p2p.errors import BusyError, ProtocolError, StreamClosedError
 from hivemind_p2p.net.router import Router
-from hivemind_p2p.proto import dht_pb2
+from hivemind_p2p.proto import common_pb2, dht_pb2
 from hivemind_p2p.types import PeerInfo
 
 
@@ -140,6 +140,11 @@ async def oversized(request):
     return dht_pb2.Response(peers=[peer] * 1000)
 
 
+async def too_many_records(request):
+    record = common_pb2.Signed(body=b"b", signature=bytes(64))
+    return dht_pb2.Response(records=[record] * (wire.MOST_RECORDS + 1))
+
+
 async def enormous(request):
     # Over the frame's own bound: it is not even sent, and the conversation ends with a failure.
     return dht_pb2.Response(next="a" * (1 << 21))
@@ -167,7 +172,7 @@ async def hangs_up(request):
     raise StreamClosedError("gone")
 
 
-@pytest.mark.parametrize("answer", [oversized, enormous, no_answer, in_circles, endless, hangs_up])
+@pytest.mark.parametrize("answer", [oversized, too_many_records, enormous, no_answer, in_circles, endless, hangs_up])
 async def test_a_lookup_and_a_publication_succeed_whatever_one_replica_answers(
     autojump_clock, hive, victims, identity, answer
 ):

@@ -74,3 +74,41 @@ def test_pages_have_to_move_on(after, following):
 def test_pages_that_move_on_or_end_are_right():
     check_page(FindRecords("key", "a"), Response(next="b"), PeerId("honest"))
     check_page(FindRecords("key", "a"), Response(), PeerId("honest"))
+
+
+def test_after_a_while_without_a_network_those_that_failed_are_asked_beside_the_seeds(info, identity):
+    node = Node(identity(1).peer_id, seeds=(info(9),))
+    node.table.seen(info(2), 0.0)
+    node.table.failed(info(2).peer_id, 1.0)
+    assert set(node.find_records("key", 2.0).next()) == {info(2), info(9)}
+
+
+def test_who_was_too_slow_for_a_lookup_is_left_alone_and_its_bucket_counts_as_refreshed(node, info):
+    for number in range(2, 9):
+        node.table.seen(info(number), 0.0)
+    lookup = node.find_peers(ids.of_key("x"), 0.0)
+    slow, *others = lookup.next()
+    lookup.slow(slow.peer_id)
+    for other in others:
+        lookup.answered(other.peer_id, ())
+    while asked := lookup.next():
+        for other in asked:
+            lookup.answered(other.peer_id, ())
+    assert lookup.finished
+    before = node.table.stale_buckets(600.0, 600.0)
+    node.finished(lookup, 600.0)
+    assert node.table.is_avoided(slow.peer_id, 600.0)
+    assert len(node.table.stale_buckets(600.0, 600.0)) == len(before) - 1
+
+
+def test_a_node_learns_how_many_peers_there_are_from_its_lookups(node, info):
+    assert node.population.peers is None
+    for number in range(2, 60):
+        node.table.seen(info(number), 0.0)
+    for number in range(9):
+        lookup = node.find_peers(ids.of_key(f"x {number}"), 0.0)
+        while asked := lookup.next():
+            for other in asked:
+                lookup.answered(other.peer_id, [info(neighbour) for neighbour in range(2, 60)])
+        node.finished(lookup, 1.0)
+    assert 30 < node.population.peers < 120
