@@ -28,6 +28,9 @@ UPGRADE_TIMEOUT: Final = 10.0
 BACKLOG: Final = 512
 """Connections that wait in the system for this peer to accept them; more are taken for a flood."""
 
+PAUSE: Final = 0.1
+"""Seconds until accepting is tried again after the system refused it."""
+
 TOLD_EVERY: Final = 60.0
 """Seconds between two reports of refused connections."""
 
@@ -61,8 +64,23 @@ class Acceptor:
         for address in addresses:
             sockets.append(await _listener(address))
         places = tuple(_with_port(address, listener) for address, listener in zip(addresses, sockets, strict=True))
-        task_status.started(places)
-        await trio.serve_listeners(self._accept, sockets)
+        async with trio.open_nursery() as nursery:
+            for listener in sockets:
+                nursery.start_soon(self._serve, listener, nursery)
+            task_status.started(places)
+
+    async def _serve(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    # Mostly too many open files: other connections end soon.
+                    _events.error("accept_failed", error=repr(error))
+                    await trio.sleep(PAUSE)
+                    continue
+                # Not trio's own serving of listeners, which closes a connection once its handler returns.
+                nursery.start_soon(self._accept, stream)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         from multiaddr import Multiaddr
@@ -143,7 +161,7 @@ def _with_port(address: str, listener: trio.SocketListener) -> str:
 
 def _story(error: BaseException) -> str:
     """The innermost reason, in few words: some of it quotes what the other side has sent."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, NetworkError):
         error = error.__cause__
     if isinstance(error, NetworkError):
         return error.message[:160]

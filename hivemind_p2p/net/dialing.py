@@ -73,6 +73,7 @@ class Dialler(Generic[ConnectionType]):
         self._under_way[peer] = race
         self.dials += 1
         if not self._background.start(lambda: self._run(peer, race)):
+            race.reasons = dict.fromkeys(race.addresses, "this peer's transport is closed")
             race.over.set()
             del self._under_way[peer]
         return race

@@ -1,14 +1,19 @@
-"""libp2p's host as a hive wants it: Noise and Yamux over TCP, large limits, and nothing that is not asked for."""
+"""libp2p's host as a hive wants it: our own Noise and Yamux over TCP, large limits, and nothing that is not asked for.
+
+Both are put where libp2p has a place for them: the security transport by an option of its host, the muxer by the
+upgrader that its swarm asks for upgrades. Nothing of libp2p's own modules is changed, so that stock hosts in the same
+process stay stock.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from hivemind_p2p.errors import PortInUseError
+from hivemind_p2p.errors import NetworkError
 from hivemind_p2p.identity import Identity
 
 if TYPE_CHECKING:
@@ -17,14 +22,17 @@ if TYPE_CHECKING:
 MOST_CONNECTIONS: Final = 2048
 """Connections at once. Stock libp2p refuses new peers at 250; each costs a socket and about 100 KiB."""
 
+MOST_OF_ONE_PEER: Final = 8
+"""Connections with one peer: one relayed and one direct, each doubled for the moment when both sides dial at once."""
+
 MOST_STREAMS: Final = 65_536
 """Streams at once, all peers together: what one peer may do is the router's business."""
 
-NEGOTIATION_TIMEOUT: Final = 20.0
-"""Seconds for agreeing on a protocol. A connected peer that takes longer is stalled, and its connection is closed.
+UPGRADE_TIMEOUT: Final = 10.0
+"""Seconds for agreeing on the muxer with a side that was authenticated already."""
 
-Callers give up earlier; this is when the connection is given up, so that the next call dials anew.
-"""
+LONGEST_STORY: Final = 160
+"""Characters of what libp2p says about an error: some of it quotes what the other side has sent."""
 
 
 def preload() -> None:
@@ -32,30 +40,46 @@ def preload() -> None:
     import libp2p  # noqa: F401 - loading it is the point
 
 
-def new_host(identity: Identity) -> BasicHost:
-    """A host with this identity, Noise and Yamux, that does nothing unasked; not running yet."""
+def new_host(identity: Identity, psk: bytes | None = None) -> BasicHost:
+    """A host with this identity, Noise and Yamux, that does nothing unasked; not running yet.
+
+    Args:
+        identity: Who it is.
+        psk: What the peers of a private hive share; None for an open one.
+
+    Raises:
+        ConfigurationError: The shared key is too short.
+    """
     import libp2p
-    from libp2p.crypto.ed25519 import create_new_key_pair
+    from libp2p.custom_types import TProtocol
     from libp2p.network.config import ConnectionConfig, RetryConfig
-    from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID
+    from libp2p.transport.upgrader import TransportUpgrader
+
+    from hivemind_p2p.net.muxed_connection import MuxedConnection
+    from hivemind_p2p.net.muxers import PROTOCOL, Muxers
+    from hivemind_p2p.net.noise_transport import NoiseTransport
 
     _quieten()
-    yamux = {name: muxer for name, muxer in libp2p.create_yamux_muxer_option().items() if name == PROTOCOL_ID}
-    config = ConnectionConfig(
-        max_connections=MOST_CONNECTIONS,
-        high_watermark=MOST_CONNECTIONS,
-        low_watermark=0,
-        min_connections=0,
-        max_connections_per_peer=1,  # with more, each dial waits 250 ms for a second one
-        outbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT,
-    )
+    noise = NoiseTransport(identity, psk)
+    security = {TProtocol(noise.protocol): noise}
+    muxer = {TProtocol(PROTOCOL): MuxedConnection}
     host = libp2p.new_host(
-        key_pair=create_new_key_pair(identity.seed),
-        muxer_opt=yamux,
-        connection_config=config,
+        key_pair=noise.key_pair,
+        sec_opt=security,
+        muxer_opt=muxer,
+        connection_config=ConnectionConfig(
+            max_connections=MOST_CONNECTIONS,
+            high_watermark=MOST_CONNECTIONS,
+            low_watermark=0,
+            min_connections=0,
+            max_connections_per_peer=MOST_OF_ONE_PEER,
+        ),
         resource_manager=_resource_manager(),
     )
-    host.get_network().retry_config = RetryConfig(max_retries=0)  # a refused connection is known at once
+    network = host.get_network()
+    network.retry_config = RetryConfig(max_retries=0)  # a refused connection is known at once
+    network.upgrader = TransportUpgrader(security, muxer)
+    network.upgrader.muxer_multistream = Muxers(muxer, UPGRADE_TIMEOUT)
     return host
 
 
@@ -89,27 +113,34 @@ def _quieten() -> None:
         logger.addHandler(logging.NullHandler())
 
 
-async def run_host(host: BasicHost, listen: Sequence[str], *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-    """Runs the host, listening, until it is cancelled."""
-    from multiaddr import Multiaddr
-
-    async with host.run([Multiaddr(address) for address in listen]):
+async def run_host(host: BasicHost, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Runs the host until it is cancelled. It listens nowhere: `accepting` does."""
+    async with host.run([]):
         # It would dial whoever libp2p has heard of, up to half of MOST_CONNECTIONS.
         await host.get_network().auto_connector.stop()
         task_status.started()
         await trio.sleep_forever()
 
 
-def bound_addresses(host: Any, listen: Sequence[str]) -> tuple[str, ...]:
-    """The addresses with the ports that the system has given.
-
-    Raises:
-        PortInUseError: One of them is not listened at, although its port was free a moment ago.
-    """
+def announce(host: Any, addresses: tuple[str, ...]) -> None:
+    """Sets what libp2p's identify tells others: its host asks for it when it is made, and not later."""
     from multiaddr import Multiaddr
 
-    listeners = host.get_network().listeners
-    missing = [address for address in listen if str(Multiaddr(address)) not in listeners]
-    if missing:
-        raise PortInUseError(f"cannot listen at {', '.join(missing)}")
-    return tuple(str(address) for listener in listeners.values() for address in listener.get_addrs())
+    announced = [Multiaddr(address) for address in addresses]
+    host._addrs_factory = lambda _: list(announced)
+
+
+@cache
+def errors() -> tuple[type[Exception], ...]:
+    """Everything that libp2p's streams and connections raise when something is wrong with them."""
+    from libp2p.exceptions import BaseLibp2pError
+
+    return (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, ValueError, KeyError)
+
+
+def story(error: BaseException) -> str:
+    """What happened in the end: libp2p wraps an error many times, and the innermost one says it."""
+    while error.__cause__ is not None and not isinstance(error, NetworkError):
+        error = error.__cause__
+    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return text if len(text) <= LONGEST_STORY else f"{text[:LONGEST_STORY]}..."

@@ -63,7 +63,9 @@ def free_port():
 def test_importing_the_network_does_not_load_libp2p():
     modules = (
         "transport",
-        "transport_stream",
+        "liveness",
+        "accepting",
+        "stream_negotiation",
         "libp2p_host",
         "dialing",
         "listening",
@@ -140,7 +142,7 @@ async def test_another_peer_at_the_address_is_not_taken_for_the_one_called():
     async with two_transports() as (alice, bob):
         bob.set_handler(PROTOCOL, echo)
         alice.learn(PeerInfo(CAROL.peer_id, bob.addresses))
-        with pytest.raises(PeerUnreachableError, match="does not correspond"):
+        with pytest.raises(PeerUnreachableError, match="answered where .* was expected"):
             await alice.open_stream(CAROL.peer_id, PROTOCOL)
 
 
@@ -218,7 +220,7 @@ async def test_cancelled_writes_leave_the_connection_whole():
                 await stream.send_all(bytes(64 << 20))
             assert scope.cancelled_caught
             await stream.aclose()
-        data = bytes(range(256)) * 4096
+        data = bytes(range(256)) * 1024
         assert await ask(alice, BOB.peer_id, data) == data
         assert alice.statistics().dials == 1
 
