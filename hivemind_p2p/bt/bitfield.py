@@ -73,6 +73,11 @@ class Bitfield:
         self._count -= 1
         return True
 
+    def offers(self, wanted: Bitfield, held: Bitfield) -> bool:
+        """Whether any piece in this set is in `wanted` and not in `held`; all three of the same length."""
+        mine, theirs = int.from_bytes(self._bytes, "big"), int.from_bytes(wanted._bytes, "big")
+        return bool(mine & theirs & ~int.from_bytes(held._bytes, "big"))
+
     @property
     def complete(self) -> bool:
         """Whether every piece is in."""

@@ -1,13 +1,12 @@
-"""The contents of this peer as its tasks see them: the store of each, who waits for its pieces, and what was moved."""
+"""The contents of this peer as its tasks see them: the store of each, and what was moved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import trio
-
 from hivemind_p2p.bt.storage import ContentStore
+from hivemind_p2p.types import PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +37,13 @@ class Content:
         self.store = store
         self.downloaded_bytes = 0
         self.uploaded_bytes = 0
-        self.banned: dict[str, str] = {}
-        self._arrived: list[int] = []
-        self._arrival = trio.Event()
+        self.banned: dict[PeerId, str] = {}
+        self.on_arrival: Callable[[Sequence[int]], None] | None = None
 
-    @property
-    def cursor(self) -> int:
-        """Where `arrivals` goes on from now."""
-        return len(self._arrived)
-
-    def arrived(self, pieces: Iterable[int]) -> None:
-        """Tells everybody who waits that these pieces can be given out."""
-        self._arrived.extend(pieces)
-        self._arrival.set()
-        self._arrival = trio.Event()
-
-    async def arrivals(self, cursor: int) -> list[int]:
-        """The pieces that arrived after `cursor`, at least one."""
-        while cursor == len(self._arrived):
-            await self._arrival.wait()
-        return self._arrived[cursor:]
+    def arrived(self, pieces: Sequence[int]) -> None:
+        """Tells whoever exchanges the content that these pieces can be given out."""
+        if pieces and self.on_arrival is not None:
+            self.on_arrival(pieces)
 
     def replace(self, store: ContentStore) -> None:
         """The same content lies somewhere else now."""

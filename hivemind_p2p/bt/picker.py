@@ -1,13 +1,15 @@
-"""Which piece to ask a source for next: the rarest of those that are wanted.
+"""Which piece to ask a source for next: the urgent ones in their order, then the rarest of those that are wanted.
 
 Rarest first keeps every piece of a content alive when sources leave, and spreads what only one source has to many
 quickly (B. Cohen, "Incentives Build Robustness in BitTorrent", 2003). Where pieces are equally rare the order that was
-handed in decides: a different one at each peer, so that they do not all ask for the same.
+handed in decides: a different one at each peer, so that they do not all ask for the same. The first few pieces are
+taken in that order whatever their rarity, as in the same paper: a rare piece comes slowly, and who has nothing yet
+needs something to give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from hivemind_p2p.bt.bitfield import Bitfield
@@ -21,14 +23,22 @@ class PiecePicker:
     Args:
         pieces: How many pieces the content has.
         missing: The pieces to pick, without repeats, in the order in which equally rare ones are picked.
+        urgent: Those of them that are picked before all others, in this order.
+        random_first: As many are picked by the order alone before rarity counts.
     """
 
-    def __init__(self, pieces: int, missing: Sequence[int]) -> None:
+    def __init__(
+        self, pieces: int, missing: Sequence[int], *, urgent: Iterable[int] = (), random_first: int = 0
+    ) -> None:
         self._counts = [0] * pieces
         self._taken: set[int] = set()
+        self._missing = set(missing)
         # By how many partial sources have them; a source with everything does not change who is rarer.
         self._open: dict[int, dict[int, None]] = {0: dict.fromkeys(missing)}
-        self._missing = set(missing)
+        self._in_order: dict[int, None] = dict.fromkeys(missing) if random_first else {}
+        self._random_first = random_first
+        self._urgent: dict[int, None] = {}
+        self.hurry(urgent)
 
     @property
     def missing(self) -> int:
@@ -40,6 +50,11 @@ class PiecePicker:
         """How many of these are on their way."""
         return len(self._taken)
 
+    @property
+    def open(self) -> int:
+        """How many of these nobody was asked for."""
+        return len(self._missing) - len(self._taken)
+
     def is_missing(self, piece: int) -> bool:
         """Whether a piece is wanted and not stored yet."""
         return piece in self._missing
@@ -49,6 +64,10 @@ class PiecePicker:
         if held.complete:
             return bool(self._missing)
         return any(piece in held for piece in self._missing)
+
+    def hurry(self, pieces: Iterable[int]) -> None:
+        """These are picked before all others from now on, in this order; what was urgent before is not any more."""
+        self._urgent = {piece: None for piece in pieces if piece in self._missing}
 
     def joined(self, held: Bitfield) -> None:
         """A source with these pieces came."""
@@ -75,12 +94,14 @@ class PiecePicker:
             self._shift([piece], -1)
 
     def pick(self, held: Bitfield, count: int) -> list[int]:
-        """Takes up to `count` open pieces that a source holds, rarest first."""
-        candidates = (piece for rarity in sorted(self._open) for piece in self._open[rarity] if piece in held)
-        picked = list(islice(candidates, max(0, count)))
-        for piece in picked:
-            self._close(piece)
-            self._taken.add(piece)
+        """Takes up to `count` open pieces that a source holds, in the order of this module's first lines."""
+        picked: list[int] = []
+        for candidates in (self._first_candidates, self._by_rarity):
+            room = max(0, count - len(picked))
+            some = list(islice((piece for piece in candidates() if piece in held), room))
+            for piece in some:
+                self._take(piece)
+            picked += some
         return picked
 
     def put_back(self, pieces: Iterable[int]) -> None:
@@ -93,9 +114,29 @@ class PiecePicker:
     def stored(self, piece: int) -> None:
         """A piece is on the disk."""
         self._taken.discard(piece)
+        self._urgent.pop(piece, None)
         if piece in self._missing:
             self._missing.discard(piece)
             self._close(piece)
+
+    def _first_candidates(self) -> Iterator[int]:
+        if self._urgent:
+            return (piece for piece in self._urgent if piece not in self._taken)
+        if not self._random_first:
+            return iter(())
+        found = (piece for piece in self._in_order if piece in self._missing and piece not in self._taken)
+        return islice(found, self._random_first)
+
+    def _by_rarity(self) -> Iterator[int]:
+        return (piece for rarity in sorted(self._open) for piece in self._open[rarity])
+
+    def _take(self, piece: int) -> None:
+        self._close(piece)
+        self._taken.add(piece)
+        if self._random_first:
+            self._random_first -= 1
+            if not self._random_first:
+                self._in_order.clear()
 
     def _close(self, piece: int) -> None:
         rarity = self._counts[piece]

@@ -2,12 +2,14 @@
 
 Participants: *sources*, which hold a content or some of its pieces; *fetchers*, which want pieces. A fetcher is a
     source from its first piece on. The directory, under ``content:<info hash>``, says who the sources are.
-Messages: `Hello` opens a channel for one content; `ManifestFollows` and `Holding` answer it; `Request` asks for
-    blocks, each answered by a `Piece` or a `Refusal`; `Have` tells of new pieces. See `wire.py`.
+Messages: `Hello` opens a channel for one content, on which both sides may then give and take: `Holding` and `Have` say
+    what is here, `Interest` what is wanted, `Choking` who is served; `Request` asks for blocks, each answered by a
+    `Piece` or a `Refusal` unless a `Cancel` takes it back; `Members` tells of others. See `wire.py`.
 Goals: A byte that does not match the link's hash tree reaches neither disk nor anybody else. A fetch ends complete as
     long as honest sources together have every wanted piece, whoever else lies, stalls or leaves. What arrived
-    survives a kill. Only what is wanted is fetched, rarest first.
-Non-goals: Fairness between fetchers, rate limits and trackers; hiding what a peer has; contents that change.
+    survives a kill. Only what is wanted is fetched, rarest first. Who gives is given to; who has everything gives to
+    those who spread it.
+Non-goals: Hiding what a peer has; contents that change.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import os
 import random
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,17 +29,19 @@ from hivemind_p2p.bt import sharing
 from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.concurrency import RunSync, in_thread
 from hivemind_p2p.bt.contents import Content, Contents, ContentStatistics
-from hivemind_p2p.bt.fetching import Fetch
+from hivemind_p2p.bt.conversation import receive_hello, send
+from hivemind_p2p.bt.exchange import Exchange, Limits, OnMisbehaviour
+from hivemind_p2p.bt.fetching import TICK, Fetch, Wish
 from hivemind_p2p.bt.hash_book import HashBook
 from hivemind_p2p.bt.link import infohash_of
 from hivemind_p2p.bt.metainfo import Manifest, ManifestFile
 from hivemind_p2p.bt.piece_log import PieceLog
-from hivemind_p2p.bt.serving import Serving, receive_hello
+from hivemind_p2p.bt.placing import carry_over, copy_piece
 from hivemind_p2p.bt.sources import Sources
 from hivemind_p2p.bt.storage import ContentStore
-from hivemind_p2p.bt.wire import PROTOCOL, directory_key, encode_record
+from hivemind_p2p.bt.wire import PROTOCOL, ManifestFollows, directory_key, encode_record
 from hivemind_p2p.defaults import CONTENT_LIFETIME
-from hivemind_p2p.errors import CorruptPieceError, HivemindError, NoSourceError
+from hivemind_p2p.errors import HivemindError, NoSourceError
 from hivemind_p2p.interfaces import Channel, Clock, Directory, Network, Progress, TaskStatus
 from hivemind_p2p.types import ByteRange, FetchProgress, FileEntry, Link, PeerId
 
@@ -61,7 +65,7 @@ class SwarmStatistics:
         downloaded_bytes: Bytes of pieces taken from others, checked and stored.
         uploaded_bytes: Bytes of pieces given to others.
         fetching: Fetches that are under way.
-        serving: Channels on which others are served.
+        serving: Conversations with others, in which each side may be served.
         banned: Sources banned for some content.
     """
 
@@ -83,6 +87,8 @@ class SwarmService:
         clock: Seconds since the epoch.
         run_sync: Runs what blocks; tests under a mock clock hand in `concurrency.inline`.
         seed: Of the order in which equally rare pieces are asked for; by default each service has its own.
+        limits: What this peer allows itself.
+        on_misbehaviour: Told of peers that sent wrong bytes, and what they did.
     """
 
     def __init__(
@@ -94,6 +100,8 @@ class SwarmService:
         clock: Clock,
         run_sync: RunSync = in_thread,
         seed: int | None = None,
+        limits: Limits | None = None,
+        on_misbehaviour: OnMisbehaviour | None = None,
     ) -> None:
         self._network = network
         self._directory = directory
@@ -108,18 +116,28 @@ class SwarmService:
         self._loading = trio.Lock()
         self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
+        self._limits = limits or Limits()
+        self._on_misbehaviour = on_misbehaviour
+        self._exchanges: dict[bytes, Exchange] = {}
+        self._nursery: trio.Nursery | None = None
+        self._running = trio.Event()
         self._fetching = 0
-        self._serving = 0
         network.serve(PROTOCOL, self._serve)
 
     async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
-        """Announces what this peer had before it was restarted. Runs until it is cancelled."""
+        """Announces what this peer had before it was restarted, and keeps the conversations. Runs until cancelled."""
         await self._load()
         task_status.started()
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._running.set()
             for content in self._contents:
                 nursery.start_soon(self._announce_until_done, content)
-            await trio.sleep_forever()
+            while True:
+                await trio.sleep(TICK)
+                for exchange in tuple(self._exchanges.values()):
+                    if exchange.active:
+                        exchange.tick()
 
     # -- the interface -----------------------------------------------------------------------------------------------
 
@@ -213,7 +231,7 @@ class SwarmService:
             downloaded_bytes=sum(content.downloaded_bytes for content in contents),
             uploaded_bytes=sum(content.uploaded_bytes for content in contents),
             fetching=self._fetching,
-            serving=self._serving,
+            serving=sum(len(exchange) for exchange in self._exchanges.values()),
             banned=len({peer for content in self._contents for peer in content.banned}),
         )
 
@@ -257,7 +275,7 @@ class SwarmService:
         add = partial(self._catalogue.add, manifest, location, now=self._clock())
         content = self._contents.put(await self._run_sync(add))
         if left is not None:
-            await self._run_sync(partial(_carry_over, left, content.store, files, pieces))
+            await self._run_sync(partial(carry_over, left, content.store, files, pieces))
         return content
 
     async def _complete(
@@ -274,14 +292,15 @@ class SwarmService:
             progress(FetchProgress(had_bytes, wanted_bytes, 0))
         if missing:
             self._random.shuffle(missing)
+            await self._running.wait()
             fetch = Fetch(
                 Sources(self._network, self._directory, store.manifest.infohash),
-                content,
-                missing,
+                self._exchange(content),
+                Wish(missing, had_bytes=had_bytes),
                 run_sync=self._run_sync,
+                begin=self._begin,
                 announce=partial(self._announce_until_done, content),
                 progress=progress,
-                had_bytes=had_bytes,
             )
             await fetch.run()
             _events.info("fetched", link=store.manifest.link, bytes=wanted_bytes - had_bytes)
@@ -296,7 +315,7 @@ class SwarmService:
         await self._run_sync(partial(copy.prepare, files))
         for piece in pieces:
             if piece not in copy.held:
-                await self._run_sync(partial(_copy_piece, store, copy, piece))
+                await self._run_sync(partial(copy_piece, store, copy, piece))
         return copy.path
 
     # -- serving -----------------------------------------------------------------------------------------------------
@@ -307,11 +326,28 @@ class SwarmService:
         content = self._contents.get(hello.infohash)
         if content is None:
             raise NoSourceError(f"peer {self._network.peer_id} does not have the content {hello.infohash.hex()}")
-        self._serving += 1
-        try:
-            await Serving(channel, content, self._run_sync).run(hello)
-        finally:
-            self._serving -= 1
+        if hello.want_manifest:
+            await send(channel, ManifestFollows(), content.store.manifest.encode())
+            return
+        await self._running.wait()
+        await self._exchange(content).converse(channel, dialled=False)
+
+    def _exchange(self, content: Content) -> Exchange:
+        infohash = content.store.manifest.infohash
+        if infohash not in self._exchanges:
+            self._exchanges[infohash] = Exchange(
+                self._network,
+                content,
+                run_sync=self._run_sync,
+                limits=self._limits,
+                chance=self._random,
+                on_misbehaviour=self._on_misbehaviour,
+            )
+        return self._exchanges[infohash]
+
+    def _begin(self, converse: Callable[[Channel], Awaitable[None]], channel: Channel) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(converse, channel)
 
     async def _announce(self, content: Content) -> None:
         value = encode_record(complete=content.store.held.complete)
@@ -337,21 +373,3 @@ class SwarmService:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
-
-
-def _carry_over(left: ContentStore, store: ContentStore, files: Sequence[ManifestFile], pieces: Sequence[int]) -> None:
-    """Copies what had arrived in another folder, so that it need not be fetched again."""
-    store.prepare(files)
-    for piece in pieces:
-        data = left.read(piece, 0, left.manifest.piece(piece).length)
-        if data is not None:
-            store.write(piece, data)
-
-
-def _copy_piece(store: ContentStore, copy: ContentStore, piece: int) -> None:
-    data = store.read(piece, 0, store.manifest.piece(piece).length)
-    if data is None or not copy.write(piece, data):
-        raise CorruptPieceError(
-            f"{store.path} was changed on the disk while it was copied",
-            hint="Fetch it again: what is wrong is replaced.",
-        )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehivemind_p2p/proto/swarm.proto\x12\x0ehivemind.swarm\"\xc0\x02\n\x07Message\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.hivemind.swarm.HelloH\x00\x12\x33\n\x08manifest\x18\x02 \x01(\x0b\x32\x1f.hivemind.swarm.ManifestFollowsH\x00\x12*\n\x07holding\x18\x03 \x01(\x0b\x32\x17.hivemind.swarm.HoldingH\x00\x12$\n\x04have\x18\x04 \x01(\x0b\x32\x14.hivemind.swarm.HaveH\x00\x12*\n\x07request\x18\x05 \x01(\x0b\x32\x17.hivemind.swarm.RequestH\x00\x12&\n\x05piece\x18\x06 \x01(\x0b\x32\x15.hivemind.swarm.PieceH\x00\x12*\n\x07refusal\x18\x07 \x01(\x0b\x32\x17.hivemind.swarm.RefusalH\x00\x42\x06\n\x04\x62ody\"0\n\x05Hello\x12\x10\n\x08infohash\x18\x01 \x01(\x0c\x12\x15\n\rwant_manifest\x18\x02 \x01(\x08\"\x11\n\x0fManifestFollows\"\x1b\n\x07Holding\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"\x16\n\x04Have\x12\x0e\n\x06pieces\x18\x01 \x03(\r\"0\n\x07Request\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.hivemind.swarm.Block\"5\n\x05\x42lock\x12\r\n\x05piece\x18\x01 \x01(\r\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\"-\n\x05Piece\x12$\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x15.hivemind.swarm.Block\"/\n\x07Refusal\x12$\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x15.hivemind.swarm.Block\"0\n\x0cSourceRecord\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x0e\n\x06serves\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehivemind_p2p/proto/swarm.proto\x12\x0ehivemind.swarm\"\xf0\x03\n\x07Message\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.hivemind.swarm.HelloH\x00\x12\x33\n\x08manifest\x18\x02 \x01(\x0b\x32\x1f.hivemind.swarm.ManifestFollowsH\x00\x12*\n\x07holding\x18\x03 \x01(\x0b\x32\x17.hivemind.swarm.HoldingH\x00\x12$\n\x04have\x18\x04 \x01(\x0b\x32\x14.hivemind.swarm.HaveH\x00\x12*\n\x07request\x18\x05 \x01(\x0b\x32\x17.hivemind.swarm.RequestH\x00\x12&\n\x05piece\x18\x06 \x01(\x0b\x32\x15.hivemind.swarm.PieceH\x00\x12*\n\x07refusal\x18\x07 \x01(\x0b\x32\x17.hivemind.swarm.RefusalH\x00\x12,\n\x08interest\x18\x08 \x01(\x0b\x32\x18.hivemind.swarm.InterestH\x00\x12*\n\x07\x63hoking\x18\t \x01(\x0b\x32\x17.hivemind.swarm.ChokingH\x00\x12(\n\x06\x63\x61ncel\x18\n \x01(\x0b\x32\x16.hivemind.swarm.CancelH\x00\x12*\n\x07members\x18\x0b \x01(\x0b\x32\x17.hivemind.swarm.MembersH\x00\x42\x06\n\x04\x62ody\"0\n\x05Hello\x12\x10\n\x08infohash\x18\x01 \x01(\x0c\x12\x15\n\rwant_manifest\x18\x02 \x01(\x08\"\x11\n\x0fManifestFollows\">\n\x07Holding\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x0e\n\x06pieces\x18\x02 \x01(\x0c\x12\x11\n\taddresses\x18\x03 \x03(\t\"\x16\n\x04Have\x12\x0e\n\x06pieces\x18\x01 \x03(\r\"T\n\x08Interest\x12\x12\n\ninterested\x18\x01 \x01(\x08\x12\x12\n\neverything\x18\x02 \x01(\x08\x12\x0e\n\x06pieces\x18\x03 \x01(\x0c\x12\x10\n\x08in_order\x18\x04 \x01(\x08\"\x1a\n\x07\x43hoking\x12\x0f\n\x07\x63hoking\x18\x01 \x01(\x08\"0\n\x07Request\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.hivemind.swarm.Block\"/\n\x06\x43\x61ncel\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.hivemind.swarm.Block\"5\n\x05\x42lock\x12\r\n\x05piece\x18\x01 \x01(\r\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0e\n\x06length\x18\x03 \x01(\r\"-\n\x05Piece\x12$\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x15.hivemind.swarm.Block\"/\n\x07Refusal\x12$\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x15.hivemind.swarm.Block\"2\n\x07Members\x12\'\n\x07members\x18\x01 \x03(\x0b\x32\x16.hivemind.swarm.Member\",\n\x06Member\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"0\n\x0cSourceRecord\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x0e\n\x06serves\x18\x02 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hivemind_p2p.proto.swarm_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MESSAGE']._serialized_start=51
-  _globals['_MESSAGE']._serialized_end=371
-  _globals['_HELLO']._serialized_start=373
-  _globals['_HELLO']._serialized_end=421
-  _globals['_MANIFESTFOLLOWS']._serialized_start=423
-  _globals['_MANIFESTFOLLOWS']._serialized_end=440
-  _globals['_HOLDING']._serialized_start=442
-  _globals['_HOLDING']._serialized_end=469
-  _globals['_HAVE']._serialized_start=471
-  _globals['_HAVE']._serialized_end=493
-  _globals['_REQUEST']._serialized_start=495
-  _globals['_REQUEST']._serialized_end=543
-  _globals['_BLOCK']._serialized_start=545
-  _globals['_BLOCK']._serialized_end=598
-  _globals['_PIECE']._serialized_start=600
-  _globals['_PIECE']._serialized_end=645
-  _globals['_REFUSAL']._serialized_start=647
-  _globals['_REFUSAL']._serialized_end=694
-  _globals['_SOURCERECORD']._serialized_start=696
-  _globals['_SOURCERECORD']._serialized_end=744
+  _globals['_MESSAGE']._serialized_end=547
+  _globals['_HELLO']._serialized_start=549
+  _globals['_HELLO']._serialized_end=597
+  _globals['_MANIFESTFOLLOWS']._serialized_start=599
+  _globals['_MANIFESTFOLLOWS']._serialized_end=616
+  _globals['_HOLDING']._serialized_start=618
+  _globals['_HOLDING']._serialized_end=680
+  _globals['_HAVE']._serialized_start=682
+  _globals['_HAVE']._serialized_end=704
+  _globals['_INTEREST']._serialized_start=706
+  _globals['_INTEREST']._serialized_end=790
+  _globals['_CHOKING']._serialized_start=792
+  _globals['_CHOKING']._serialized_end=818
+  _globals['_REQUEST']._serialized_start=820
+  _globals['_REQUEST']._serialized_end=868
+  _globals['_CANCEL']._serialized_start=870
+  _globals['_CANCEL']._serialized_end=917
+  _globals['_BLOCK']._serialized_start=919
+  _globals['_BLOCK']._serialized_end=972
+  _globals['_PIECE']._serialized_start=974
+  _globals['_PIECE']._serialized_end=1019
+  _globals['_REFUSAL']._serialized_start=1021
+  _globals['_REFUSAL']._serialized_end=1068
+  _globals['_MEMBERS']._serialized_start=1070
+  _globals['_MEMBERS']._serialized_end=1120
+  _globals['_MEMBER']._serialized_start=1122
+  _globals['_MEMBER']._serialized_end=1166
+  _globals['_SOURCERECORD']._serialized_start=1168
+  _globals['_SOURCERECORD']._serialized_end=1216
 # @@protoc_insertion_point(module_scope)

@@ -83,6 +83,7 @@ class Hive:
         folder = self.folder / name
         options = {"run_sync": inline, "seed": 1, **options}
         swarm = SwarmService(router, directory, folder, clock=lambda: 1.7e9, **options)
+        self.nursery.start_soon(swarm.run)
         return Member(transport.peer_id, transport, router, directory, swarm, folder)
 
 

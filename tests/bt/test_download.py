@@ -2,23 +2,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivemind_p2p.bt.bitfield import Bitfield
-from hivemind_p2p.bt.download import FIRST_WINDOW, Ban, Done, Download, Drop, Request
+from hivemind_p2p.bt.download import ENDGAME_AFTER, SNUB, Ban, Cancel, Done, Download, Drop, Request
+from hivemind_p2p.bt.request_window import MOST_BYTES
 from hivemind_p2p.types import PeerId
 
 A, B = PeerId("a"), PeerId("b")
 KIB = 1024
 
 
-def download(pieces=8, missing=None, piece_length=16 * KIB, patience=10.0):
+def download(pieces=8, missing=None, piece_length=16 * KIB, patience=10.0, **options):
     missing = list(range(pieces)) if missing is None else missing
-    return Download(pieces, missing, piece_length=piece_length, patience=patience, now=0.0)
+    return Download(
+        pieces,
+        missing,
+        piece_length=piece_length,
+        length_of=lambda piece: piece_length,
+        patience=patience,
+        now=0.0,
+        random_first=0,
+        **options,
+    )
 
 
 def test_a_source_is_asked_for_a_few_pieces_and_then_for_more():
     machine = download(pieces=20)
-    assert machine.source_joined(A, Bitfield.full(20), 0.0) == [Request(A, tuple(range(FIRST_WINDOW)))]
+    assert machine.source_joined(A, Bitfield.full(20), 0.0) == [Request(A, (0, 1, 2, 3))]
     actions = machine.piece_arrived(A, 0, 0.1)
-    assert actions == [Request(A, (4, 5))]
+    assert actions == [Request(A, (4,))]
+    arrived = [action.pieces for piece in (1, 2, 3) for action in machine.piece_arrived(A, piece, 0.1)]
+    assert sum(map(len, arrived)) > 3, "four came in the time of one: the way holds more"
     assert machine.expects(A, 4)
     assert not machine.expects(A, 0)
 
@@ -32,7 +44,7 @@ def test_the_window_is_bounded_by_bytes():
         asked.discard(piece)
         for action in machine.piece_arrived(A, piece, step):
             asked.update(action.pieces)
-    assert len(asked) == 2
+    assert len(asked) * 4 * KIB * KIB <= MOST_BYTES
 
 
 def test_two_sources_share_the_work():
@@ -85,18 +97,80 @@ def test_a_piece_that_was_not_asked_for_costs_the_source():
     assert machine.sources == ()
 
 
-def test_a_silent_source_is_dropped_and_another_takes_over():
+def test_the_pieces_of_a_silent_source_go_to_another_and_then_it_is_left():
+    machine = download(pieces=4)
+    machine.source_joined(A, Bitfield.full(4), 0.0)
+    machine.source_joined(B, Bitfield.full(4), 1.0)
+    assert machine.tick(0.5) == []
+    cancel, request, late = machine.tick(10.0)
+    assert cancel == Cancel(A, (0, 1, 2))
+    assert request == Request(B, (0, 1, 2))
+    assert late == Request(B, (3,)), "there is nothing else to ask for"
+    assert machine.snubs(A)
+    drop = machine.tick(20.0)[0]
+    assert isinstance(drop, Drop)
+    assert "20 seconds with 1 pieces" in drop.reason
+
+
+def test_a_silent_source_that_sends_again_is_asked_again():
+    machine = download(pieces=8)
+    machine.source_joined(A, Bitfield.full(8), 0.0)
+    machine.tick(10.0)
+    assert machine.snubs(A)
+    actions = machine.piece_arrived(A, 3, 11.0)
+    assert not machine.snubs(A)
+    assert isinstance(actions[0], Request)
+    assert machine.piece_arrived(A, 99, 12.0) != []
+
+
+def test_what_comes_after_it_was_cancelled_is_no_offence():
+    machine = download(pieces=4)
+    machine.source_joined(A, Bitfield.full(4), 0.0)
+    machine.tick(10.0)
+    assert machine.expects(A, 3)
+    machine.source_joined(B, Bitfield.full(4), 10.0)
+    assert machine.piece_arrived(A, 0, 11.0) == []
+    assert A in machine.sources
+
+
+def test_at_the_end_a_late_piece_is_asked_of_another_and_cancelled_where_it_is_not_needed():
     machine = download(pieces=2)
     machine.source_joined(A, Bitfield.full(2), 0.0)
-    machine.source_joined(B, Bitfield.full(2), 1.0)
-    assert machine.tick(9.9) == []
-    drop, request = machine.tick(10.0)
-    assert isinstance(drop, Drop)
-    assert "10 seconds with 2 pieces" in drop.reason
-    assert request == Request(B, (0, 1))
-    # B has been idle for long, and still gets its full time from now on.
-    assert machine.tick(19.9) == []
-    assert isinstance(machine.tick(20.0)[0], Drop)
+    machine.source_joined(B, Bitfield.full(2), 0.0)
+    assert machine.tick(ENDGAME_AFTER - 0.1) == []
+    assert machine.tick(ENDGAME_AFTER) == [Request(B, (0, 1))]
+    assert machine.tick(ENDGAME_AFTER * 2) == [], "two are enough"
+    assert machine.piece_arrived(B, 1, 3.0) == [Cancel(A, (1,))]
+    assert machine.piece_arrived(A, 1, 3.1) == []
+    machine.source_left(A, 3.2)
+    machine.piece_arrived(B, 0, 3.3)
+    machine.piece_stored(0, 3.4)
+    assert machine.piece_stored(1, 3.4) == [Done()]
+
+
+def test_while_there_is_something_else_to_ask_for_nothing_is_asked_twice():
+    machine = download(pieces=20)
+    machine.source_joined(A, Bitfield.full(20), 0.0)
+    machine.source_joined(B, Bitfield.full(20), 0.0)
+    assert machine.tick(5.0) == []
+
+
+def test_a_choking_source_is_asked_for_nothing_and_keeps_what_it_refuses():
+    machine = download(pieces=4)
+    assert machine.source_joined(A, Bitfield.full(4), 0.0, choking=True) == []
+    assert machine.source_chokes(A, False, 1.0) == [Request(A, (0, 1, 2, 3))]
+    assert machine.source_chokes(A, True, 2.0) == []
+    for piece in range(4):
+        assert machine.piece_refused(A, piece, 2.1) == []
+    assert machine.source_chokes(A, False, 3.0) == [Request(A, (0, 1, 2, 3))]
+
+
+def test_what_is_urgent_comes_first_in_its_order():
+    machine = download(pieces=20, urgent=(7, 9, 8))
+    assert machine.source_joined(A, Bitfield.full(20), 0.0) == [Request(A, (7, 9, 8, 0))]
+    machine.piece_arrived(A, 7, 1.0)
+    assert machine.hurry([15, 14], 1.0) == []
+    assert machine.piece_arrived(A, 9, 1.0)[0].pieces == (15,)
 
 
 def test_each_piece_gives_a_source_new_time():
@@ -104,7 +178,9 @@ def test_each_piece_gives_a_source_new_time():
     machine.source_joined(A, Bitfield.full(4), 0.0)
     machine.piece_arrived(A, 0, 8.0)
     assert machine.tick(17.9) == []
-    assert isinstance(machine.tick(18.0)[0], Drop)
+    assert machine.tick(18.0) == [Cancel(A, (1, 2))]
+    machine.piece_arrived(A, 3, 19.0)
+    assert machine.tick(28.9) == []
 
 
 def test_a_refused_piece_is_asked_of_another_and_not_of_the_same_again():
@@ -164,7 +240,10 @@ class Crowd:
             match action:
                 case Request(source, wanted):
                     assert not set(wanted) & self.stored
+                    assert not set(wanted) & set(self.asked[source])
                     self.asked[source].extend(wanted)
+                case Cancel(source, pieces):
+                    self.asked[source] = [piece for piece in self.asked[source] if piece not in pieces]
                 case Drop(source) | Ban(source):
                     self.asked[source].clear()
                 case Done():
@@ -173,7 +252,8 @@ class Crowd:
     def step(self, peer, what):
         self.now += 1.0
         if what == "silence":
-            self.now += self.machine.patience
+            self.now += self.machine.patience * SNUB
+            self.perform(self.machine.tick(self.now))
             self.perform(self.machine.tick(self.now))
         elif what == "leave":
             self.asked[peer].clear()

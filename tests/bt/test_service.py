@@ -16,9 +16,10 @@ from hivemind_p2p.bt.wire import (
     MOST_BLOCKS,
     PROTOCOL,
     Block,
-    Have,
+    Choking,
     Hello,
     Holding,
+    Interest,
     ManifestFollows,
     Piece,
     Request,
@@ -238,8 +239,8 @@ async def test_after_a_restart_everything_is_served_again(autojump_clock, folder
         link = await seed.swarm.share(folder)
         members.network.kill(seed.peer_id)
         members.board.records.clear()
-        again = members.member("seed")
-        await members.nursery.start(again.swarm.run)
+        members.member("seed")
+        await trio.testing.wait_all_tasks_blocked()
         assert contents_of(await members.member("peer").swarm.fetch(link)) == FILES
 
 
@@ -417,9 +418,10 @@ class Rogue:
         if message.want_manifest:
             await channel.send(encode(ManifestFollows()), self.manifest.encode())
         await channel.send(encode(Holding(True)))
+        await channel.send(encode(Choking(False)))
         while True:
             message, _ = await receive(channel)
-            for block in message.blocks:
+            for block in message.blocks if isinstance(message, Request) else ():
                 await self.answer(channel, block)
 
 
@@ -541,6 +543,14 @@ async def open_to(members, member, hello):
     return channel
 
 
+async def ask_for_all(channel, pieces=PIECES):
+    """Joins as one that has nothing, and waits until it is served."""
+    await channel.send(encode(Holding(False, bytes((pieces + 7) // 8))))
+    await channel.send(encode(Interest(True, everything=True)))
+    while (await receive(channel))[0] != Choking(False):
+        pass
+
+
 async def test_what_a_source_does_not_have_it_says(autojump_clock, tmp_path):
     async with hive(tmp_path) as members:
         channel = await open_to(members, members.member("seed"), Hello(bytes(32)))
@@ -551,8 +561,9 @@ async def test_what_a_source_does_not_have_it_says(autojump_clock, tmp_path):
 @pytest.mark.parametrize(
     ("message", "told"),
     [
-        (Have((1,)), ProtocolError),
+        (ManifestFollows(), ProtocolError),
         (Hello(bytes(32)), ProtocolError),
+        (Interest(True, pieces=b"x"), ProtocolError),
         (Request((Block(PIECES, 0, 1),)), ProtocolError),
         # The answer that is being sent is cut off, so the stream ends without a word.
         (Request((Block(0, 0, 2),) * MOST_BLOCKS), (ProtocolError, StreamClosedError)),
@@ -563,7 +574,7 @@ async def test_whoever_breaks_the_rules_is_told_and_the_source_lives(autojump_cl
         seed, peer = members.member("seed"), members.member("peer")
         link = await seed.swarm.share(folder)
         channel = await open_to(members, seed, Hello(infohash_of(link)))
-        assert (await receive(channel))[0] == Holding(True)
+        await ask_for_all(channel)
         await channel.send(encode(message))
         await channel.send(encode(message))
         with pytest.raises(told):
@@ -576,7 +587,7 @@ async def test_ranges_of_a_piece_can_be_asked_for(autojump_clock, folder, tmp_pa
         seed = members.member("seed")
         link = await seed.swarm.share(folder)
         channel = await open_to(members, seed, Hello(infohash_of(link)))
-        await receive(channel)
+        await ask_for_all(channel)
         block = Block(2, 100, 50)
         await channel.send(encode(Request((block, Block(2, 0, BLOCK * 2)))))
         answers = [await receive(channel) for _ in range(2)]
@@ -601,6 +612,7 @@ async def test_a_caller_that_does_not_read_is_let_go(autojump_clock, tmp_path):
         seed = members.member("seed")
         link = await seed.swarm.share(content)
         channel = await open_to(members, seed, Hello(infohash_of(link)))
+        await ask_for_all(channel, 200)
         for start in (0, 100):
             await channel.send(encode(Request(tuple(Block(start + n, 0, BLOCK) for n in range(100)))))
         await trio.sleep(60)
