@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from hivemind_p2p import config, telemetry
-from hivemind_p2p.errors import AccountRequiredError, ConfigurationError, HivemindError
+from hivemind_p2p.errors import AccountRequiredError, ConfigurationError, HivemindError, NetworkError
 from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
@@ -92,14 +92,53 @@ class AsyncHive:
         self._closed = True
         self._nursery.cancel_scope.cancel()
 
-    async def share(self, path: Path | str) -> Link:
-        """Shares a file or folder from where it lies, for as long as this hive is open."""
-        return await self.peer.content.share(_local(path))
+    async def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
+        """Shares a file or folder from where it lies, for as long as this hive is open.
 
-    async def fetch(self, link: Link | str, to: Path | str | None = None, *, progress: Progress | None = None) -> Path:
-        """Fetches a content and returns where it lies; it is served to others from then on."""
+        Args:
+            path: What to share. What was hashed before and has not changed since is not hashed again.
+            torrent: Where to write a ``.torrent`` file for BitTorrent clients outside of the hive. In an open hive it
+                names the hive's tracker.
+        """
+        link = await self.peer.content.share(_local(path))
+        if torrent is not None:
+            await self.peer.content.write_torrent(link, _local(torrent), trackers=await self._trackers(link))
+        return link
+
+    async def _trackers(self, link: Link) -> list[str]:
+        from hivemind_p2p.bt.link import infohash_of
+        from hivemind_p2p.bt.tracker_address import register_with_tracker
+
+        if self.peer.settings.hive_key is not None:
+            return []  # what a private hive shares is nobody else's business
+        try:
+            tracker = await register_with_tracker(self.peer.network, self.peer.bootstrap_id, infohash_of(link))
+        except NetworkError as error:
+            _events.warning("no_tracker_address", reason=error.message)
+            return []
+        return [tracker] if tracker else []
+
+    async def fetch(
+        self, link: Link | Path | str, to: Path | str | None = None, *, progress: Progress | None = None
+    ) -> Path:
+        """Fetches a content and returns where it lies; it is served to others from then on.
+
+        Args:
+            link: What `share` gave, any magnet link of BitTorrent version 2, or the path of a ``.torrent`` file.
+            to: The folder to put it in; by default one of this peer's own.
+            progress: Called on each piece.
+        """
         folder = _local(to) if to is not None else None
-        return await self.peer.content.fetch(Link(link), to=folder, progress=progress)
+        return await self.peer.content.fetch(await self._link(link), to=folder, progress=progress)
+
+    async def _link(self, link: Path | str) -> Link:
+        from hivemind_p2p.bt.link import is_magnet
+
+        text = str(link)
+        # What is neither gets the message of a link that is wrong.
+        if is_magnet(text) or not (isinstance(link, Path) or _local(text).is_file()):
+            return Link(text)
+        return await self.peer.content.read_torrent(_local(link))
 
     async def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
         """Shares a checkpoint folder and announces it, so that peers that serve models host its layers.

@@ -122,15 +122,21 @@ class Hive:
             watch_jobs(jobs)
         return jobs
 
-    def share(self, path: Path | str) -> Link:
-        """Shares a file or folder from where it lies, for as long as this hive is open."""
-        return self._call(self._asynchronous.share, path)
+    def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
+        """Shares a file or folder from where it lies, for as long as this hive is open.
 
-    def fetch(self, link: Link | str, to: Path | str | None = None, *, progress: bool = False) -> Path:
+        Args:
+            path: What to share. What was hashed before and has not changed since is not hashed again.
+            torrent: Where to write a ``.torrent`` file for BitTorrent clients outside of the hive. In an open hive it
+                names the hive's tracker.
+        """
+        return self._call(lambda: self._asynchronous.share(path, torrent=torrent))
+
+    def fetch(self, link: Link | Path | str, to: Path | str | None = None, *, progress: bool = False) -> Path:
         """Fetches a content.
 
         Args:
-            link: What `share` gave.
+            link: What `share` gave, any magnet link of BitTorrent version 2, or the path of a ``.torrent`` file.
             to: The folder to put it in; by default one of this peer's own.
             progress: Shows a progress bar (HTML in a notebook).
 

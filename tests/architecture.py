@@ -108,10 +108,19 @@ DECISIONS = {
     "sharding": ("generation", "headers", "placement", "route", "sampling"),
     "tasks": ("admission", "elements", "matching", "reading", "registry", "spec", "values", "wire"),
     "credits": ("earner_book", "payer_book", "pricing", "receipts", "vouchers", "wire"),
+    "doctor": (
+        "findings",
+        "hive_facts",
+        "hive_findings",
+        "judgement",
+        "machine_facts",
+        "machine_findings",
+        "words",
+    ),
 }
 """The rooms that decide: events and `now` go in, actions come out."""
 
-OPERATOR_DECISIONS = ("ledger", "settlement")
+OPERATOR_DECISIONS = ("ledger", "settlement", "tracker", "tracker_requests")
 
 DOING = frozenset(
     {"asyncio", "libp2p", "multiprocessing", "random", "secrets", "socket", "subprocess", "threading", "time", "trio"}

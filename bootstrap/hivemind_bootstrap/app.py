@@ -22,10 +22,14 @@ from hivemind_bootstrap.credits_service import CreditsService
 from hivemind_bootstrap.database import Database
 from hivemind_bootstrap.status import StatusSource
 from hivemind_bootstrap.store import Store
+from hivemind_bootstrap.tracker import Tracker
 from hivemind_bootstrap.web.server import serve_web
+from hivemind_bootstrap.web.tracker_pages import announce_url, tracker_routes
 from hivemind_p2p import telemetry
+from hivemind_p2p.bt.tracker_address import serve_tracker_address
 from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
+from hivemind_p2p.hive_key import secret_of
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import join_peer
 from hivemind_p2p.net.clock import serve_clock
@@ -66,10 +70,11 @@ async def serve_bootstrap(config: BootstrapConfig, *, task_status: ReadyStatus) 
     Raises:
         ConfigurationError: Another bootstrap uses the folder, or it cannot be used.
         IdentityError: The key file is no key.
+        HiveKeyError: The hive's key file holds no key.
         PortInUseError: A port to listen on is taken.
     """
     async with _open(config) as (network, source, nursery):
-        http = await nursery.start(serve_web, config.http, source)
+        http = await _serve_http(config, source, network, nursery)
         ready = Ready(network.peer_id, _full_addresses(network), http)
         _events.info("ready", peer=ready.peer_id, addresses=ready.addresses, http=ready.http)
         task_status.started(ready)
@@ -81,7 +86,11 @@ async def _open(config: BootstrapConfig) -> AsyncIterator[tuple[Router, StatusSo
     with owned_folder(config.data, "bootstrap"):
         identity = Identity.load_or_create(config.data / "identity.key")
         with _open_database(config.data / "ledger.sqlite3") as database:
-            async with open_transport(identity, config.listen) as transport, trio.open_nursery() as nursery:
+            secret = secret_of(config.hive_key)
+            async with (
+                open_transport(identity, config.listen, psk=secret) as transport,
+                trio.open_nursery() as nursery,
+            ):
                 network = Router(transport, nursery)
                 yield network, await _start_services(config, identity, network, Store(database), nursery), nursery
                 nursery.cancel_scope.cancel()
@@ -108,6 +117,21 @@ async def _start_services(
     # It offers nothing itself, and so never publishes this offer: it only reads those of the others.
     offers = OfferService(network, directory, Offer(PeerInfo(network.peer_id, network.addresses)))
     return StatusSource(network.peer_id, lambda: _full_addresses(network), store, offers, clock=time.time)
+
+
+async def _serve_http(config: BootstrapConfig, source: StatusSource, network: Router, nursery: trio.Nursery) -> str:
+    if config.tracker == "off":
+        return str(await nursery.start(serve_web, config.http, source))
+    tracker = Tracker(open_to_all=config.tracker == "open")
+    routes = tracker_routes(tracker, time.monotonic)
+    http = str(await nursery.start(serve_web, config.http, source, routes))
+    url = announce_url(config.public_url or http)
+
+    def register(infohash: bytes, owner: PeerId) -> str:
+        return url if tracker.register(infohash, owner, time.monotonic()) else ""
+
+    serve_tracker_address(network, register)
+    return http
 
 
 def _full_addresses(network: Router) -> tuple[str, ...]:

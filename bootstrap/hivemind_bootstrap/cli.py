@@ -13,6 +13,7 @@ import typer
 
 from hivemind_bootstrap.config import HTTP_ADDRESS, BootstrapConfig
 from hivemind_p2p import __version__, defaults
+from hivemind_p2p.config import hive_key_of_the_environment
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
 from hivemind_p2p.types import CREDIT
@@ -51,6 +52,13 @@ def run(
     welcome_credits: Annotated[float, typer.Option(help="Credits that a new account is given.")] = (
         defaults.WELCOME_CREDITS / CREDIT
     ),
+    hive_key: Annotated[
+        Path | None, typer.Option(help="A key file: only peers that have it can join. See hivemind-peer new-hive-key.")
+    ] = None,
+    tracker: Annotated[
+        str, typer.Option(help="The BitTorrent tracker: off, hive (contents that peers share here) or open (to all).")
+    ] = "hive",
+    public_url: Annotated[str, typer.Option(help="The URL under which others reach the HTTP address.")] = "",
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in one line of JSON when it serves.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and an error's traceback.")] = False,
@@ -64,7 +72,10 @@ def run(
             http=http,
             open_registration=not closed,
             open_ledger=open_ledger,
+            tracker=tracker,
+            public_url=public_url,
             welcome_credits=_in_millionths(welcome_credits),
+            hive_key=hive_key or hive_key_of_the_environment(),
         )
         _run(config, as_json=as_json, exit_with_parent=exit_with_parent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hivemind_p2p import defaults
 from hivemind_p2p.errors import ConfigurationError
@@ -12,6 +13,9 @@ HTTP_ADDRESS = "127.0.0.1:0"
 """Loopback and a free port: the status page is nobody else's business unless the operator says so."""
 
 HIGHEST_PORT = 65_535
+
+TRACKERS = ("off", "hive", "open")
+"""For whom the BitTorrent tracker works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,9 @@ class BootstrapConfig:
         welcome_credits: Millionths of a credit that a new account is given.
         open_registration: Whether anybody may make an account.
         open_ledger: Whether every account sees the totals of all.
+        tracker: The BitTorrent tracker: ``off``, ``hive`` for contents that peers share here, or ``open`` for all.
+        public_url: The URL under which others reach the HTTP address, where it is not that address itself.
+        hive_key: The key file of a private hive; None for a hive that is open to everybody.
     """
 
     data: Path
@@ -33,9 +40,16 @@ class BootstrapConfig:
     welcome_credits: int = defaults.WELCOME_CREDITS
     open_registration: bool = True
     open_ledger: bool = False
+    tracker: str = "hive"
+    public_url: str = ""
+    hive_key: Path | None = None
 
     def __post_init__(self) -> None:
         split_host_port(self.http)
+        if self.tracker not in TRACKERS:
+            raise ConfigurationError(f"the tracker can be {', '.join(TRACKERS)}, not {self.tracker!r}")
+        if self.public_url and urlsplit(self.public_url).scheme not in {"http", "https"}:
+            raise ConfigurationError(f"not a URL: {self.public_url!r}", hint="Write it like https://hive.example.org.")
         if self.welcome_credits < 0:
             raise ConfigurationError(f"welcome credits cannot be below zero: {self.welcome_credits}")
 

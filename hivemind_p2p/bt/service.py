@@ -25,7 +25,7 @@ from pathlib import Path
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.bt import sharing
+from hivemind_p2p.bt import sharing, torrent_file
 from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.concurrency import RunSync, in_thread
 from hivemind_p2p.bt.contents import Content, Contents, ContentStatistics
@@ -215,6 +215,33 @@ class SwarmService:
 
     # -- more than the interface -------------------------------------------------------------------------------------
 
+    async def read_torrent(self, path: Path) -> Link:
+        """The link of a ``.torrent`` file, whose manifest is kept: to fetch by the link only pieces have to be found.
+
+        Raises:
+            ManifestError: It is no ``.torrent`` file, or none of BitTorrent version 2.
+            UnsafePathError: The content would write outside its folder.
+            ContentError: It cannot be read.
+        """
+        manifest = (await self._run_sync(partial(torrent_file.read_torrent, path))).manifest
+        self._keep(manifest)
+        return manifest.link
+
+    async def write_torrent(self, link: Link, path: Path, *, trackers: Sequence[str] = ()) -> None:
+        """Writes a ``.torrent`` file that every client of BitTorrent version 2 reads.
+
+        Args:
+            link: Which content.
+            path: The file, which is replaced if there is one.
+            trackers: URLs at which clients are to announce themselves.
+
+        Raises:
+            NoSourceError: The content is not here, and nobody sent its manifest.
+            ContentError: It cannot be written.
+        """
+        manifest = await self._manifest(infohash_of(link))
+        await self._run_sync(partial(torrent_file.write_torrent, path, manifest, trackers))
+
     async def sources(self, link: Link) -> tuple[PeerId, ...]:
         """The other peers that say they have the content, or some of it.
 
@@ -252,10 +279,13 @@ class SwarmService:
             return content.store.manifest
         if infohash not in self._manifests:
             sources = Sources(self._network, self._directory, infohash)
-            self._manifests[infohash] = await sources.manifest(self._run_sync)
-            if len(self._manifests) > KEPT_MANIFESTS:
-                self._manifests.popitem(last=False)
+            self._keep(await sources.manifest(self._run_sync))
         return self._manifests[infohash]
+
+    def _keep(self, manifest: Manifest) -> None:
+        self._manifests[manifest.infohash] = manifest
+        if len(self._manifests) > KEPT_MANIFESTS:
+            self._manifests.popitem(last=False)
 
     async def _place(
         self, manifest: Manifest, files: Sequence[ManifestFile], pieces: Sequence[int], to: Path | None

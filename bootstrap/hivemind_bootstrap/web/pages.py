@@ -4,14 +4,16 @@
     /api/status   the same as JSON
     /health       200 while the ledger adds up, else 503
     /metrics      Prometheus
+    /announce     the BitTorrent tracker, where it is on (`tracker_pages`)
 
-Nothing here changes anything, so there is nothing to log in to. The pages load nothing from elsewhere, run no script
-but their own file, and escape all that peers say about themselves.
+Nothing here changes anything of the hive's, so there is nothing to log in to. The pages load nothing from elsewhere,
+run no script but their own file, and escape all that peers say about themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -59,8 +61,8 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def make_web(source: StatusSource) -> Starlette:
-    """The application for one bootstrap."""
+def make_web(source: StatusSource, more: Sequence[Route] = ()) -> Starlette:
+    """The application for one bootstrap, with more routes than its own where there are any."""
     templates = Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined)
     templates.filters["uptime"] = uptime
     templates.filters["size"] = size
@@ -70,6 +72,7 @@ def make_web(source: StatusSource) -> Starlette:
         Route("/api/status", partial(_api_status, source)),
         Route("/health", partial(_health, source)),
         Route("/metrics", _metrics),
+        *more,
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)])

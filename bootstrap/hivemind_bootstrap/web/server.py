@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import trio
+from starlette.routing import Route
 
 from hivemind_bootstrap.config import split_host_port
 from hivemind_bootstrap.status import StatusSource
@@ -27,7 +29,7 @@ class UrlStatus(Protocol):
         """Lets `nursery.start` return."""
 
 
-async def serve_web(address: str, source: StatusSource, *, task_status: UrlStatus) -> None:
+async def serve_web(address: str, source: StatusSource, more: Sequence[Route] = (), *, task_status: UrlStatus) -> None:
     """Serves the pages until cancelled; reports their URL.
 
     Raises:
@@ -50,7 +52,7 @@ async def serve_web(address: str, source: StatusSource, *, task_status: UrlStatu
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     listener.detach()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_serve, serve, make_web(source), config)
+        await nursery.start(_serve, serve, make_web(source, more), config)
         task_status.started(url)
 
 
