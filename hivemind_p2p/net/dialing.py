@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from hivemind_p2p.errors import NetworkError, PeerUnreachableError
-from hivemind_p2p.net.addresses import is_dialable
+from hivemind_p2p.net.addresses import is_circuit, is_dialable
 from hivemind_p2p.net.background import Background
 from hivemind_p2p.types import PeerId
 
@@ -24,6 +24,9 @@ HEAD_START: Final = 0.15
 
 MOST_ADDRESSES: Final = 8
 """Addresses of one peer that are tried; a record with hundreds must not make this peer a scanner."""
+
+MOST_RELAYED: Final = 2
+"""Of them, addresses through relays."""
 
 ConnectionType = TypeVar("ConnectionType")
 
@@ -65,7 +68,7 @@ class Dialler(Generic[ConnectionType]):
         return race.connections[0]
 
     def _start(self, peer: PeerId, addresses: Sequence[str]) -> _Race[ConnectionType]:
-        usable = [address for address in dict.fromkeys(addresses) if is_dialable(address)]
+        usable = _in_order(addresses)
         if not usable:
             known = f"none of {', '.join(addresses)} can be dialled" if addresses else "no address is known"
             raise PeerUnreachableError(f"peer {peer} cannot be dialled: {known}")
@@ -111,6 +114,14 @@ class Dialler(Generic[ConnectionType]):
             race.reasons[address] = error.message
         finally:
             failed.set()
+
+
+def _in_order(addresses: Sequence[str]) -> list[str]:
+    """The addresses that can be dialled, those through relays last: they are slower, and cost others something."""
+    told = dict.fromkeys(addresses)
+    relayed = [address for address in told if is_circuit(address)][:MOST_RELAYED]
+    direct = [address for address in told if is_dialable(address)][: MOST_ADDRESSES - len(relayed)]
+    return [*direct, *relayed]
 
 
 class _Race(Generic[ConnectionType]):

@@ -14,7 +14,7 @@ opened, not when this module is. Nothing here discovers, maps ports or dials una
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -91,8 +91,11 @@ class LibP2PTransport:
         self._liveness = Liveness(peer_id, self._connections, self._let_go, background, budget=budget)
         self.acceptor: Acceptor = Acceptor(self._swarm)
         self._handlers: dict[str, StreamHandler] = {}
+        self._dial_by: Callable[[PeerId, str], Awaitable[Any]] | None = None
         self._learned: dict[PeerId, tuple[str, ...]] = {}
         self._addresses: tuple[str, ...] = ()
+        self.bound: tuple[str, ...] = ()
+        """Where it listens, with the ports, wildcards as they are."""
         self._opened = self._accepted = 0
 
     @property
@@ -129,9 +132,13 @@ class LibP2PTransport:
         if peer.addresses:
             self._learned[peer.peer_id] = peer.addresses
 
-    def keep(self, peer: PeerId) -> None:
-        """Never closes the connection with a peer only because there are too many: a bootstrap's, a relay's."""
-        self._liveness.kept.add(peer)
+    def keep_only(self, peers: frozenset[PeerId]) -> None:
+        """Says whose connections are never closed only because there are too many: the bootstrap's, relays'."""
+        self._liveness.kept = set(peers)
+
+    def dial_with(self, dial: Callable[[PeerId, str], Awaitable[Any]]) -> None:
+        """Dials by a function that also knows the way through relays; by libp2p's swarm before."""
+        self._dial_by = dial
 
     def round_trip(self, peer: PeerId) -> float | None:
         """The measured round trip to a connected peer in seconds; None if there is no connection, or no figure yet."""
@@ -180,6 +187,8 @@ class LibP2PTransport:
         from libp2p.peer.id import ID
         from multiaddr import Multiaddr
 
+        if self._dial_by is not None:
+            return await self._dial_by(peer, address)
         try:
             return await self._swarm.dial_addr(Multiaddr(address), ID.from_base58(peer))
         except Exception as error:
@@ -304,6 +313,7 @@ async def open_transport(
         try:
             await hosting.start(libp2p_host.run_host, host)
             places = await hosting.start(transport.acceptor.listen, listen) if listen else ()
+            transport.bound = places
             transport.set_addresses(listening.dialable(places))
             hosting.start_soon(transport.run)
             yield transport

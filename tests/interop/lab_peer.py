@@ -15,11 +15,12 @@ from typing import Any
 import trio
 
 from hivemind_p2p.identity import Identity
-from hivemind_p2p.net import libp2p_host, listening
 from hivemind_p2p.net.addresses import circuit_addresses, is_circuit, split_peer
 from hivemind_p2p.net.calls import Call, Link
 from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
+from hivemind_p2p.net.reachable import make_reachable
 from hivemind_p2p.net.relay_book import RelayLimits
+from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.types import PeerId
 
 ECHO, SINK = "/lab/echo/1", "/lab/sink/1"
@@ -137,25 +138,15 @@ class LabPeer:
 async def main(told: dict[str, Any]) -> None:
     """Runs a peer."""
     identity = Identity(bytes.fromhex(told["seed"]))
-    host = libp2p_host.new_host(identity)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(libp2p_host.run_host, host, (told["listen"],))
-        bound = libp2p_host.bound_addresses(host, (told["listen"],))
-        settings = ReachabilitySettings(
-            trusted=tuple(split_peer(address) for address in told.get("trusted", ())),
-            witnesses=lambda: _peers(told.get("witnesses", ())),
-            relays=lambda: _peers(told.get("relays", ())),
-            limits=RelayLimits(**told["limits"]) if "limits" in told else None,
-            upnp=told.get("upnp", False),
-        )
-        service = ReachabilityService(
-            host,
-            bound,
-            settings,
-            clock=time.time,
-            listening=lambda: listening.dialable(bound),
-            advertise=lambda _: None,
-        )
+    settings = ReachabilitySettings(
+        trusted=tuple(split_peer(address) for address in told.get("trusted", ())),
+        witnesses=lambda: _peers(told.get("witnesses", ())),
+        relays=lambda: _peers(told.get("relays", ())),
+        limits=RelayLimits(**told["limits"]) if "limits" in told else None,
+        upnp=told.get("upnp", False),
+    )
+    async with open_transport(identity, [told["listen"]]) as transport, trio.open_nursery() as nursery:
+        service = make_reachable(transport, settings, clock=time.time)
         peer = LabPeer(service, identity)
         await nursery.start(service.run)
         await _obey(peer, {"peer": identity.peer_id, "addresses": service.view.advertised})

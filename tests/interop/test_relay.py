@@ -1,6 +1,6 @@
 """Our relay and libp2p's stock one serve each other's clients; what a stranger may not do with ours."""
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -18,13 +18,13 @@ from multiaddr import Multiaddr
 
 from hivemind_p2p.errors import BusyError, NetworkError, PeerUnreachableError
 from hivemind_p2p.identity import Identity
-from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.autonat import AutoNat
 from hivemind_p2p.net.calls import Link
 from hivemind_p2p.net.circuit import Circuits
 from hivemind_p2p.net.links import Links
 from hivemind_p2p.net.relay import HOP, STOP, Relay
 from hivemind_p2p.net.relay_book import RelayLimits
+from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.proto import reachability_pb2 as wire
 from hivemind_p2p.types import PeerInfo
 
@@ -70,19 +70,10 @@ class Node:
 
 @asynccontextmanager
 async def nodes(*identities):
-    async with trio.open_nursery() as nursery:
-        made = []
-        for identity in identities:
-            host = libp2p_host.new_host(identity)
-            await nursery.start(libp2p_host.run_host, host, (LISTEN,))
-            made.append(Node(host, identity, libp2p_host.bound_addresses(host, (LISTEN,))[0]))
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(open_transport(identity, [LISTEN])) for identity in identities]
         with trio.fail_after(PATIENCE):
-            yield made
-        for node in made:
-            for connection in list(node.host.get_network().get_connections()):
-                await connection.close()
-            await node.host.close()
-        nursery.cancel_scope.cancel()
+            yield [Node(each.host, who, each.addresses[0]) for each, who in zip(opened, identities, strict=True)]
 
 
 @asynccontextmanager

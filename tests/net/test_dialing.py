@@ -7,9 +7,9 @@ import trio.testing
 from hivemind_p2p.errors import NetworkError, PeerUnreachableError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.background import Background
-from hivemind_p2p.net.dialing import DIAL_TIMEOUT, HEAD_START, MOST_ADDRESSES, Dialler
+from hivemind_p2p.net.dialing import DIAL_TIMEOUT, HEAD_START, MOST_ADDRESSES, MOST_RELAYED, Dialler
 
-BOB = Identity(b"b" * 32).peer_id
+BOB, RELAY = (Identity(letter * 32).peer_id for letter in (b"b", b"r"))
 
 
 def address(number):
@@ -103,6 +103,19 @@ async def test_a_peer_with_very_many_addresses_is_tried_at_some(nursery, autojum
     with pytest.raises(PeerUnreachableError):
         await place.dialler.connect(BOB, [address(number) for number in range(100)])
     assert len(place.tried) == MOST_ADDRESSES
+
+
+def through(number):
+    return f"{address(number)}/p2p/{RELAY}/p2p-circuit"
+
+
+async def test_a_relay_is_called_last_however_many_addresses_there_are(nursery, autojump_clock):
+    place = Place(nursery, {})
+    with pytest.raises(PeerUnreachableError):
+        await place.dialler.connect(BOB, [*map(through, range(5)), *map(address, range(100))])
+    tried = [where for where, _ in place.tried]
+    assert len(tried) == MOST_ADDRESSES
+    assert tried[-MOST_RELAYED:] == [through(0), through(1)]
 
 
 async def test_work_in_the_background_outlives_its_caller(nursery, autojump_clock):
