@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hivemind_p2p.bt.concurrency import RunSync, nursery_of_one
 from hivemind_p2p.bt.hash_book import Fingerprint
-from hivemind_p2p.bt.hashing import SPAN, hash_span, piece_leaves
+from hivemind_p2p.bt.hashing import READ, SPAN, hash_span, piece_leaves
 from hivemind_p2p.bt.metainfo import choose_piece_length
 from hivemind_p2p.errors import ContentError
 
@@ -96,12 +96,14 @@ def _jobs(files: Sequence[FoundFile]) -> Iterator[list[_Span]]:
 
 def _hash(job: Sequence[_Span]) -> list[bytes]:
     layers = []
+    buffer = memoryview(bytearray(READ))
     for span in job:
         leaves = piece_leaves(span.file.length, choose_piece_length(span.file.length))
         try:
-            layers.append(hash_span(span.file.path, start=span.start, stop=span.stop, leaves=leaves))
+            layer = hash_span(span.file.path, start=span.start, stop=span.stop, leaves=leaves, buffer=buffer)
         except (OSError, EOFError) as error:
             raise ContentError(f"cannot read {span.file.path}: {error}") from error
+        layers.append(layer)
     return layers
 
 

@@ -113,7 +113,7 @@ def coarser_layer(layer: bytes, *, file_length: int, known: int, wanted: int) ->
     return merge(layer, levels_of(piece_leaves(file_length, wanted) // leaves), height=levels_of(leaves))
 
 
-def hash_span(path: Path, *, start: int, stop: int, leaves: int) -> bytes:
+def hash_span(path: Path, *, start: int, stop: int, leaves: int, buffer: memoryview | None = None) -> bytes:
     """The hashes of the pieces in bytes ``[start, stop)`` of a file, one behind the other. Blocks: run in a thread.
 
     Args:
@@ -121,30 +121,31 @@ def hash_span(path: Path, *, start: int, stop: int, leaves: int) -> bytes:
         start: Where a piece begins.
         stop: Where a piece, or the file, ends.
         leaves: From `piece_leaves`.
+        buffer: `READ` bytes to read into, for who hashes many files; no other thread may use it meanwhile.
 
     Raises:
         OSError: It cannot be read.
         EOFError: It is shorter than `stop`.
     """
-    buffer = memoryview(bytearray(min(READ, stop - start)))
-    blocks = [buffer[at : at + BLOCK] for at in range(0, len(buffer), BLOCK)]
+    buffer = buffer or memoryview(bytearray(READ))
+    blocks = [buffer[at : at + BLOCK] for at in range(0, min(READ, stop - start), BLOCK)]
     layer = bytearray()
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while stop - start >= len(buffer) > 0:
-            _read_exactly(file.fileno(), buffer)
-            layer += _digests(blocks)
-            start += len(buffer)
-        rest = buffer[: stop - start]
-        _read_exactly(file.fileno(), rest)
-        layer += leaf_layer(rest)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for at in range(start, stop, READ):
+            length = min(READ, stop - at)
+            _read_exactly(descriptor, buffer[:length], at)
+            layer += _digests(blocks) if length == READ else leaf_layer(buffer[:length])
+    finally:
+        os.close(descriptor)
     # All inner nodes at the end: spread over the span they would keep the other threads from the lock all the time.
     return merge(bytes(layer), levels_of(leaves))
 
 
-def _read_exactly(descriptor: int, view: memoryview) -> None:
+def _read_exactly(descriptor: int, view: memoryview, offset: int) -> None:
     while view:
-        count = os.readv(descriptor, [view])
+        count = os.preadv(descriptor, [view], offset)
         if count == 0:
             raise EOFError("the file is shorter than it was")
         view = view[count:]
+        offset += count
