@@ -33,6 +33,8 @@ from hivemind_p2p.hive_key import secret_of
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import join_peer
 from hivemind_p2p.net.clock import serve_clock
+from hivemind_p2p.net.reachability_service import ReachabilitySettings
+from hivemind_p2p.net.reachable import make_reachable
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.offers import OfferService
@@ -92,6 +94,11 @@ async def _open(config: BootstrapConfig) -> AsyncIterator[tuple[Router, StatusSo
                 trio.open_nursery() as nursery,
             ):
                 network = Router(transport, nursery)
+                # It asks nobody what they see: it is who the others ask, and it relays for them.
+                reachability = make_reachable(
+                    transport, ReachabilitySettings(limits=config.relay, upnp=False), clock=time.time
+                )
+                await nursery.start(reachability.run)
                 yield network, await _start_services(config, identity, network, Store(database), nursery), nursery
                 nursery.cancel_scope.cancel()
 

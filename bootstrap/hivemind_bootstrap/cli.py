@@ -15,8 +15,11 @@ from hivemind_bootstrap.config import HTTP_ADDRESS, BootstrapConfig
 from hivemind_p2p import __version__, defaults
 from hivemind_p2p.config import hive_key_of_the_environment
 from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.net.relay_book import RelayLimits
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
-from hivemind_p2p.types import CREDIT
+from hivemind_p2p.types import CREDIT, parse_bytes
+
+RELAY = RelayLimits()
 
 MOST_WELCOME = 1_000_000
 """Credits: with more than this for everybody nobody has a reason to earn any."""
@@ -59,6 +62,15 @@ def run(
         str, typer.Option(help="The BitTorrent tracker: off, hive (contents that peers share here) or open (to all).")
     ] = "hive",
     public_url: Annotated[str, typer.Option(help="The URL under which others reach the HTTP address.")] = "",
+    relay: Annotated[
+        bool, typer.Option("--relay/--no-relay", help="Relay for peers that cannot be called directly.")
+    ] = True,
+    relay_places: Annotated[int, typer.Option(help="How many peers can be called through it.")] = (RELAY.reservations),
+    relay_calls: Annotated[int, typer.Option(help="Relayed calls at once.")] = RELAY.circuits,
+    relay_bytes: Annotated[str, typer.Option(help="Bytes of one relayed call each way, such as 16GiB; 0: any.")] = (
+        str(RELAY.circuit_bytes)
+    ),
+    relay_seconds: Annotated[int, typer.Option(help="Seconds of one relayed call; 0: any.")] = RELAY.circuit_seconds,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in one line of JSON when it serves.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and an error's traceback.")] = False,
@@ -75,9 +87,14 @@ def run(
             tracker=tracker,
             public_url=public_url,
             welcome_credits=_in_millionths(welcome_credits),
+            relay=_limits(relay_places, relay_calls, relay_bytes, relay_seconds) if relay else None,
             hive_key=hive_key or hive_key_of_the_environment(),
         )
         _run(config, as_json=as_json, exit_with_parent=exit_with_parent)
+
+
+def _limits(places: int, calls: int, size: str, seconds: int) -> RelayLimits:
+    return RelayLimits(reservations=places, circuits=calls, circuit_bytes=parse_bytes(size), circuit_seconds=seconds)
 
 
 def _in_millionths(amount: float) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hivemind_p2p import defaults
 from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.net.relay_book import RelayLimits
 
 HTTP_ADDRESS = "127.0.0.1:0"
 """Loopback and a free port: the status page is nobody else's business unless the operator says so."""
@@ -29,6 +30,7 @@ class BootstrapConfig:
         welcome_credits: Millionths of a credit that a new account is given.
         open_registration: Whether anybody may make an account.
         open_ledger: Whether every account sees the totals of all.
+        relay: How much it relays for peers that cannot be called directly; None for nothing.
         tracker: The BitTorrent tracker: ``off``, ``hive`` for contents that peers share here, or ``open`` for all.
         public_url: The URL under which others reach the HTTP address, where it is not that address itself.
         hive_key: The key file of a private hive; None for a hive that is open to everybody.
@@ -43,6 +45,7 @@ class BootstrapConfig:
     tracker: str = "hive"
     public_url: str = ""
     hive_key: Path | None = None
+    relay: RelayLimits | None = field(default_factory=RelayLimits)
 
     def __post_init__(self) -> None:
         split_host_port(self.http)
