@@ -45,6 +45,21 @@ def owned_folder(folder: Path, what: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process uses the folder now. Makes nothing, and lets go of what it looked at at once."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _cannot_use(folder: Path, error: OSError) -> ConfigurationError | DiskFullError:
     import errno
 

@@ -27,11 +27,22 @@ from hivemind_p2p.config import Settings, keep_torch_files_in
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
 from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
-from hivemind_p2p.errors import AccountExistsError, AuthenticationError, ConfigurationError, HivemindError
+from hivemind_p2p.errors import (
+    AccountExistsError,
+    AuthenticationError,
+    BootstrapUnreachableError,
+    ConfigurationError,
+    HivemindError,
+)
+from hivemind_p2p.hive_key import secret_of
 from hivemind_p2p.identity import Identity
-from hivemind_p2p.net.addresses import join_peer, split_peer
+from hivemind_p2p.net.addresses import is_dialable, join_peer, split_peer
+from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
+from hivemind_p2p.net.reachable import is_local, make_reachable
+from hivemind_p2p.net.relay_book import RelayLimits
+from hivemind_p2p.net.knocking import explained
 from hivemind_p2p.net.router import Router
-from hivemind_p2p.net.transport import open_transport
+from hivemind_p2p.net.transport import LibP2PTransport, open_transport
 from hivemind_p2p.offers import OfferService
 from hivemind_p2p.record_validators import record_validators
 from hivemind_p2p.sharding.model import ModelClient
@@ -72,6 +83,7 @@ class Peer:
     models: ModelClient
     task_service: TaskService | None = None
     stage_service: StageService | None = None
+    reachability: ReachabilityService | None = None
 
     @property
     def peer_id(self) -> PeerId:
@@ -100,6 +112,7 @@ class Peer:
             "tasks": self.tasks,
             "task_service": self.task_service,
             "stage_service": self.stage_service,
+            "reachability": self.reachability,
         }
         return {name: service.statistics() for name, service in services.items() if service is not None}
 
@@ -110,7 +123,8 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
 
     Raises:
         ConfigurationError: The settings name no bootstrap.
-        BootstrapUnreachableError: It does not answer.
+        HiveKeyError: The key file holds no hive key.
+        BootstrapUnreachableError: It does not answer; a `PrivateHiveError` where the hive key is what is wrong.
         AuthenticationError: It does not accept the username and password.
         PortInUseError: The port to listen on is taken.
     """
@@ -120,7 +134,8 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
     async with AsyncExitStack() as stack:
         folder = _data_folder(settings, stack)
         identity = Identity.load_or_create(settings.identity or folder / "identity.key")
-        transport = await stack.enter_async_context(open_transport(identity, settings.listen))
+        secret = secret_of(settings.hive_key)
+        transport = await stack.enter_async_context(open_transport(identity, settings.listen, psk=secret))
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         network = Router(transport, nursery)
@@ -133,7 +148,10 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
             folder=None if settings.data is None else folder,
             validators=record_validators(),
         )
-        await nursery.start(directory.run)
+        try:
+            await nursery.start(directory.run)
+        except BootstrapUnreachableError as error:
+            raise await explained(error, bootstrap, secret) from error
         content = SwarmService(network, directory, folder / "content", clock=time.time)
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
@@ -152,6 +170,7 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
             till=till,
             tasks=TaskClient(network, offers, purse),
             models=ModelClient(network, content, offers, directory, purse),
+            reachability=await _reach_out(settings, transport, bootstrap, offers, nursery),
         )
         if settings.lend:
             peer = await _lend(peer, stack, nursery)
@@ -201,6 +220,40 @@ async def _log_in(accounts: AccountClient, username: str, password: str, *, regi
             await accounts.login(username, password)
 
 
+async def _reach_out(
+    settings: Settings, transport: LibP2PTransport, bootstrap: PeerInfo, offers: OfferService, nursery: trio.Nursery
+) -> ReachabilityService | None:
+    """Finds out who can reach this peer, and tells the hive when that changes; nothing to do on one machine."""
+    if is_local(bootstrap):
+        return None
+
+    async def others(*, relays: bool) -> list[PeerInfo]:
+        try:
+            known = await offers.offers()
+        except HivemindError as error:
+            _events.debug("no_offers", reason=error.message)
+            return []
+        peers = [offer.peer for offer in known if offer.relays or not relays]
+        return [peer for peer in peers if peer.peer_id != transport.peer_id and any(map(is_dialable, peer.addresses))]
+
+    wanted = ReachabilitySettings(
+        trusted=(bootstrap,),
+        witnesses=lambda: others(relays=False),
+        relays=lambda: others(relays=True),
+        limits=RelayLimits() if settings.relay else None,
+        upnp=settings.lend and settings.upnp,
+    )
+
+    async def move(addresses: tuple[str, ...]) -> None:
+        await _try(lambda: offers.set_addresses(addresses))
+
+    service = make_reachable(
+        transport, wanted, clock=time.time, moved=lambda addresses: nursery.start_soon(move, addresses)
+    )
+    await nursery.start(service.run)
+    return service
+
+
 def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer:
     info = PeerInfo(identity.peer_id, network.addresses)
     if not settings.lend:
@@ -215,6 +268,7 @@ def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer
         task_types=task_type_names(),
         prices=settings.prices,
         serves_models=settings.serve_models != "none",
+        relays=settings.relay,
     )
 
 

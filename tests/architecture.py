@@ -42,6 +42,7 @@ LAYERS = {
     "node_process": 6,
     "local": 6,
     "notebook": 7,
+    "options": 7,
     "program": 7,
     "tables": 7,
     "demo": 7,

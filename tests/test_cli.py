@@ -21,7 +21,7 @@ def test_version():
     assert run("--version").output == f"hivemind_p2p {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "status", "submit", "share", "fetch", "generate"])
+@pytest.mark.parametrize("command", ["run", "demo", "status", "submit", "share", "fetch", "generate", "new-hive-key"])
 def test_every_command_explains_itself(command):
     done = run(command, "--help")
     assert done.exit_code == 0

@@ -19,13 +19,21 @@ from typing import Final
 
 import trio
 
-from hivemind_p2p.errors import AddressError, HandshakeError, NotSpokenError, ProtocolError
+from hivemind_p2p.errors import (
+    AddressError,
+    BootstrapUnreachableError,
+    HandshakeError,
+    HivemindError,
+    NotSpokenError,
+    PrivateHiveError,
+    ProtocolError,
+)
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net import noise
 from hivemind_p2p.net.addresses import tcp_endpoint
 from hivemind_p2p.net.negotiation import Lines, Proposer, encode
-from hivemind_p2p.types import PeerId
+from hivemind_p2p.types import PeerId, PeerInfo
 
 RESOLVE_DEADLINE: Final = 3.0
 """Seconds for a name: resolvers try their servers again after about this time."""
@@ -124,6 +132,38 @@ async def knock_at(address: str, identity: Identity, expected: PeerId, *, secret
     except _DoorShutError as ended:
         return Knock(address, ended.outcome, expected, ended.found, max(0.0, end - start))
     return Knock(address, Outcome.WELCOME, expected, found, end - start)
+
+
+async def explained(error: BootstrapUnreachableError, bootstrap: PeerInfo, secret: bytes | None) -> HivemindError:
+    """The same error, or a better one where a knock tells what a dial does not.
+
+    Args:
+        error: What joining the hive has failed with.
+        bootstrap: Who did not answer.
+        secret: The hive key in use.
+    """
+    if not bootstrap.addresses:
+        return error
+    where = bootstrap.addresses[0]
+    knock = await knock_at(where, Identity.generate(), bootstrap.peer_id, secret=secret)
+    if knock.outcome is Outcome.PRIVATE:
+        return PrivateHiveError(f"this hive is private: the bootstrap at {where} only lets in who has the hive's key")
+    if knock.outcome is Outcome.WRONG_KEY:
+        return PrivateHiveError(
+            f"this hive is private, and the key in use is not that of the bootstrap at {where}",
+            hint="Ask its operator for the present key file and pass it with --hive-key.",
+        )
+    if knock.outcome is Outcome.NOT_PRIVATE:
+        return PrivateHiveError(
+            f"a hive key is in use, and the hive of the bootstrap at {where} is open to everybody",
+            hint="Leave out --hive-key, and hive_key in config.toml and the environment.",
+        )
+    if knock.outcome is Outcome.OTHER_PEER:
+        return BootstrapUnreachableError(
+            f"peer {knock.found} answers at {where}, where {bootstrap.peer_id} was expected",
+            hint="Ask the hive's operator for the bootstrap's present address.",
+        )
+    return error
 
 
 async def _resolve(host: str, port: int) -> list[tuple[str, int]]:

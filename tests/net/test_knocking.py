@@ -7,10 +7,12 @@ from functools import partial
 import pytest
 import trio
 
+from hivemind_p2p.errors import BootstrapUnreachableError, PrivateHiveError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net import noise
-from hivemind_p2p.net.knocking import MAX_READ, Knock, Outcome, knock_at
+from hivemind_p2p.net.knocking import MAX_READ, Knock, Outcome, explained, knock_at
 from hivemind_p2p.net.negotiation import Chooser
+from hivemind_p2p.types import PeerInfo
 
 ME, HOST, OTHER = (Identity(letter * 32) for letter in (b"a", b"b", b"c"))
 SECRET, ANOTHER = b"s" * 32, b"t" * 32
@@ -82,6 +84,30 @@ async def test_another_peer_is_named(secret):
     async with answering(peer(OTHER, secret)) as address:
         found = await knock(address, secret=secret)
     assert (found.outcome, found.found) == (Outcome.OTHER_PEER, OTHER.peer_id)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "host", "kind", "words", "hint"),
+    [
+        (SECRET, None, HOST, PrivateHiveError, "this hive is private", "Ask its operator for the key file"),
+        (SECRET, ANOTHER, HOST, PrivateHiveError, "the key in use is not", "present key file"),
+        (None, SECRET, HOST, PrivateHiveError, "open to everybody", "Leave out --hive-key"),
+        (None, None, OTHER, BootstrapUnreachableError, OTHER.peer_id, "present address"),
+        (None, None, HOST, BootstrapUnreachableError, "it was so", "Check"),
+    ],
+)
+async def test_an_error_is_explained(theirs, mine, host, kind, words, hint):
+    before = BootstrapUnreachableError("it was so")
+    async with answering(peer(host, theirs)) as address:
+        error = await explained(before, PeerInfo(HOST.peer_id, (address,)), mine)
+    assert type(error) is kind
+    assert words in error.message
+    assert hint in error.hint
+
+
+async def test_nothing_to_explain_without_an_address():
+    before = BootstrapUnreachableError("it was so")
+    assert await explained(before, PeerInfo(HOST.peer_id), None) is before
 
 
 async def test_a_real_transport_welcomes():
