@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hivemind_p2p import __version__, config
+from hivemind_p2p.doctor import command as doctor_command
 from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
+from hivemind_p2p.options import AsJson, Bootstrap, HiveKeyFile, Identity, Username, Verbose
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
-from hivemind_p2p.types import Link
 
 if TYPE_CHECKING:
     from hivemind_p2p.hive import Hive
@@ -33,11 +34,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Bootstrap = Annotated[str | None, typer.Option(help="The bootstrap's multiaddr, with its /p2p/ part.")]
-Username = Annotated[str | None, typer.Option(help="The account that pays and earns.")]
-Identity = Annotated[Path | None, typer.Option(help="A key file; made on first use.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line; logs go to stderr.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and the traceback of an error.")]
+doctor = app.command()(doctor_command.doctor)
 
 
 def main() -> None:
@@ -60,6 +57,7 @@ def run(
     register: Annotated[
         bool | None, typer.Option("--register", help="Make the account if there is none of this name.")
     ] = None,
+    hive_key: HiveKeyFile = None,
     data: Annotated[Path | None, typer.Option(help="The folder of this node's state.")] = None,
     listen: Annotated[list[str] | None, typer.Option(help="A multiaddr to listen on; may be repeated.")] = None,
     name: Annotated[str | None, typer.Option(help="What others see beside the peer id.")] = None,
@@ -84,6 +82,7 @@ def run(
             bootstrap=bootstrap,
             username=username,
             register=register,
+            hive_key=hive_key,
             data=data,
             listen=listen or None,
             name=name,
@@ -150,11 +149,12 @@ def status(
     bootstrap: Bootstrap = None,
     username: Username = None,
     identity: Identity = None,
+    hive_key: HiveKeyFile = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Show who is in the hive, what they lend, and the account's balance."""
-    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
         peers = [row for row in hive.peers() if not row.is_me]
         balance = hive.balance() if hive.has_account else None
         if as_json:
@@ -176,6 +176,7 @@ def submit(
     bootstrap: Bootstrap = None,
     username: Username = None,
     identity: Identity = None,
+    hive_key: HiveKeyFile = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the result.")] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -184,7 +185,7 @@ def submit(
     with reported_errors(verbose=verbose):
         called = _find_function(function)
         values = [_json_or_text(argument) for argument in arguments or []]
-    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
         job = hive.submit(called, *values)
         try:
             result = job.result(timeout)
@@ -202,6 +203,8 @@ def share(
     bootstrap: Bootstrap = None,
     username: Username = None,
     identity: Identity = None,
+    hive_key: HiveKeyFile = None,
+    torrent: Annotated[Path | None, typer.Option(help="Write a .torrent file for BitTorrent clients.")] = None,
     as_model: Annotated[bool, typer.Option("--model", help="Announce it as a model for peers to host.")] = False,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: AsJson = False,
@@ -210,26 +213,29 @@ def share(
     """Share a file or folder until Ctrl-C, and print its link."""
     import trio
 
-    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
-        link = hive.publish_model(path) if as_model else hive.share(path)
+    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
+        link = hive.publish_model(path) if as_model else hive.share(path, torrent=torrent)
+        if as_model and torrent is not None:
+            hive.share(path, torrent=torrent)
         say_ready(as_json=as_json, peer_id=hive.peer_id, addresses=hive.addresses, link=link)
         trio.run(lambda: wait_for_the_end(exit_with_parent=exit_with_parent))
 
 
 @app.command()
 def fetch(
-    link: Annotated[str, typer.Argument(help="What share printed.")],
+    link: Annotated[str, typer.Argument(help="What share printed, a magnet link, or a .torrent file.")],
     to: Annotated[Path, typer.Option(help="The folder to put it in.")] = Path(),
     bootstrap: Bootstrap = None,
     username: Username = None,
     identity: Identity = None,
+    hive_key: HiveKeyFile = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Fetch what somebody shares. What was begun before goes on where it was."""
     with (
         _kept_until_done(link, to, verbose=verbose) as data,
-        _connected(bootstrap, username, identity, data=data, as_json=as_json, verbose=verbose) as hive,
+        _connected(bootstrap, username, identity, hive_key, data=data, as_json=as_json, verbose=verbose) as hive,
     ):
         path = hive.fetch(link, to, progress=not as_json)
         _print_json({"path": str(path)}) if as_json else typer.echo(str(path))
@@ -238,10 +244,12 @@ def fetch(
 @contextmanager
 def _kept_until_done(link: str, to: Path, *, verbose: bool) -> Iterator[Path]:
     """A hidden folder beside what is fetched: it knows which pieces have arrived, and goes once all have."""
-    from hivemind_p2p.bt.link import infohash_of
+    from hivemind_p2p.bt.link import infohash_of, is_magnet
+    from hivemind_p2p.bt.torrent_file import read_torrent
 
     with reported_errors(verbose=verbose):
-        name = infohash_of(Link(link)).hex()
+        is_file = not is_magnet(link) and Path(link).expanduser().is_file()
+        name = (read_torrent(Path(link).expanduser()).manifest.infohash if is_file else infohash_of(link)).hex()
     folder = to / f".fetching-{name}"
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -257,11 +265,12 @@ def generate(
     bootstrap: Bootstrap = None,
     username: Username = None,
     identity: Identity = None,
+    hive_key: HiveKeyFile = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Generate text with a model that is spread over the hive."""
-    with _connected(bootstrap, username, identity, as_json=as_json, verbose=verbose) as hive:
+    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
         model = hive.load_model(link, progress=not as_json)
         pieces = model.generate(prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stream=True)
         if as_json:
@@ -273,11 +282,33 @@ def generate(
         typer.echo()
 
 
+@app.command()
+def new_hive_key(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist yet.")],
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make the key of a private hive: only peers that are started with this file can join it."""
+    with reported_errors(verbose=verbose):
+        from hivemind_p2p.hive_key import HiveKey
+
+        key = HiveKey.generate()
+        key.write_new(file)
+        if as_json:
+            _print_json({"path": str(file), "fingerprint": key.fingerprint})
+            return
+        typer.echo(f"wrote {file}, fingerprint {key.fingerprint}")
+        typer.echo(f"  the bootstrap: hivemind-bootstrap run --hive-key {file} ...")
+        typer.echo(f"  every member:  hivemind-peer run --hive-key {file} ...")
+        typer.echo("  Give it to members in a way that nobody else can read.")
+
+
 @contextmanager
 def _connected(
     bootstrap: str | None,
     username: str | None,
     identity: Path | None,
+    hive_key: Path | None,
     *,
     data: Path | None = None,
     as_json: bool,
@@ -288,7 +319,7 @@ def _connected(
         from hivemind_p2p.hive import connect
 
         configure_logs(verbose=verbose, as_json=as_json)
-        with connect(bootstrap=bootstrap, username=username, identity=identity, data=data) as hive:
+        with connect(bootstrap=bootstrap, username=username, identity=identity, hive_key=hive_key, data=data) as hive:
             yield hive
 
 

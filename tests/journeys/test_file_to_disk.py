@@ -5,12 +5,14 @@ import os
 import random
 import signal
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import trio
 
 import hivemind_p2p as hm
 from hivemind_p2p import errors
+from hivemind_p2p.bt.torrent_file import read_torrent
 from tests.journeys.programs import DEADLINE, PEER, Program, allocated, environment, run, until
 
 MIB = 2**20
@@ -51,6 +53,34 @@ def test_share_and_fetch_between_processes(joined, folder, tmp_path):
         # Fetching again what is there is no error, and a second peer can have it by now.
         assert run(PEER, "fetch", link, "--to", str(tmp_path / "to"), "--json", env=joined)[0] == 0
         assert seed.end(signal.SIGTERM) == 0
+
+
+def test_a_torrent_file_stands_for_a_link(joined, folder, tmp_path):
+    torrent = tmp_path / "data.torrent"
+    with Program(["-m", PEER, "share", str(folder), "--torrent", str(torrent), "--json"], environment(joined)) as seed:
+        link = seed.ready()["link"]
+        written = read_torrent(torrent)
+        assert written.manifest.link == link
+        assert [url.rpartition("/")[2] for url in written.trackers] == ["announce"]
+        code, out, err = run(PEER, "fetch", str(torrent), "--to", str(tmp_path / "to"), "--json", env=joined)
+        assert (code, err) == (0, "")
+        assert contents(tmp_path / "to") == {f"data/{name}": data for name, data in contents(folder).items()}
+
+
+def test_a_notebook_shares_and_fetches_by_torrent_file(hive, joined, folder, tmp_path):
+    torrent = tmp_path / "data.torrent"
+    with hm.connect(joined["HIVEMIND_P2P_BOOTSTRAP"]) as seed:
+        link = seed.share(folder, torrent=torrent)
+        with urlopen(f"{read_torrent(torrent).trackers[0]}?info_hash=x", timeout=DEADLINE) as answer:
+            assert b"failure reason" in answer.read()
+        magnet = str(read_torrent(torrent).magnet)
+        assert magnet.startswith(f"{link}&tr=http")
+        for source in (torrent, str(torrent), magnet):
+            assert contents(hive.fetch(source)) == contents(folder)
+    with pytest.raises(errors.ManifestError, match="no .torrent file"):
+        hive.fetch(folder / "deep" / "er" / "small.txt")
+    with pytest.raises(errors.LinkError):
+        hive.fetch("missing.torrent")
 
 
 def test_a_second_peer_serves_after_the_first_has_left(hive, joined, folder, tmp_path):
