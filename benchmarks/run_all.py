@@ -18,7 +18,7 @@ from typing import Any
 
 from _harness import add_options, environment, machine, print_figures, write_json
 
-SCRIPTS = ("import_time", "local_hive", "transport", "hashing", "swarm", "tasks", "inference")
+SCRIPTS = ("import_time", "local_hive", "transport", "hashing", "swarm", "tasks", "inference", "simulate_dht")
 FOLDER = Path(__file__).resolve().parent
 
 
