@@ -27,9 +27,17 @@ from hivemind_p2p.config import Settings, keep_torch_files_in
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
 from hivemind_p2p.data_folder import owned_folder
 from hivemind_p2p.dht.service import DirectoryService
-from hivemind_p2p.errors import AccountExistsError, AuthenticationError, ConfigurationError, HivemindError
+from hivemind_p2p.errors import (
+    AccountExistsError,
+    AuthenticationError,
+    BootstrapUnreachableError,
+    ConfigurationError,
+    HivemindError,
+)
+from hivemind_p2p.hive_key import secret_of
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.addresses import is_dialable, join_peer, split_peer
+from hivemind_p2p.net.knocking import explained
 from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
 from hivemind_p2p.net.reachable import is_local, make_reachable
 from hivemind_p2p.net.relay_book import RelayLimits
@@ -115,7 +123,8 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
 
     Raises:
         ConfigurationError: The settings name no bootstrap.
-        BootstrapUnreachableError: It does not answer.
+        HiveKeyError: The key file holds no hive key.
+        BootstrapUnreachableError: It does not answer; a `PrivateHiveError` where the hive key is what is wrong.
         AuthenticationError: It does not accept the username and password.
         PortInUseError: The port to listen on is taken.
     """
@@ -125,7 +134,8 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
     async with AsyncExitStack() as stack:
         folder = _data_folder(settings, stack)
         identity = Identity.load_or_create(settings.identity or folder / "identity.key")
-        transport = await stack.enter_async_context(open_transport(identity, settings.listen))
+        secret = secret_of(settings.hive_key)
+        transport = await stack.enter_async_context(open_transport(identity, settings.listen, psk=secret))
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         network = Router(transport, nursery)
@@ -138,7 +148,10 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
             folder=None if settings.data is None else folder,
             validators=record_validators(),
         )
-        await nursery.start(directory.run)
+        try:
+            await nursery.start(directory.run)
+        except BootstrapUnreachableError as error:
+            raise await explained(error, bootstrap, secret) from error
         content = SwarmService(network, directory, folder / "content", clock=time.time)
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
