@@ -60,7 +60,7 @@ SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "model", "views"}
 does so, and only there."""
 
 DECISIONS = {
-    "net": ("addresses", "noise", "noise_packets", "noise_pattern", "reachability", "relay_book"),
+    "net": ("addresses", "backoff", "noise", "noise_packets", "noise_pattern", "reachability", "relay_book"),
     "dht": (
         "contacts",
         "ids",
