@@ -127,7 +127,7 @@ def merged(found: Sequence[Finding]) -> list[Finding]:
             kept.append(finding)
         elif skipped[finding.sentence][0] == finding.check:
             checks = ", ".join(skipped[finding.sentence])
-            kept.append(Finding("", Mark.SKIPPED, f"{checks}: {finding.sentence[0].lower()}{finding.sentence[1:]}"))
+            kept.append(Finding("", Mark.SKIPPED, f"{finding.sentence.rstrip('.')} ({checks})."))
     return kept
 
 
@@ -154,6 +154,8 @@ def summary(findings: Iterable[Finding]) -> str:
     better = f"{warnings} {'thing' if warnings == 1 else 'things'} could be better"
     if failures and warnings:
         return f"{broken}, and {better}. Begin with the first ✗."
+    if failures > 1:
+        return f"{broken}. Begin with the first ✗, then run the doctor again."
     if failures:
         return f"{broken}. Do what the arrow says, then run the doctor again."
     if warnings:

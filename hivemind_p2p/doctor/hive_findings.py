@@ -65,13 +65,13 @@ BOOTSTRAP: Final = (
     Rule(
         lambda fact: fact.step is Step.REFUSED and fact.local,
         Mark.FAILURE,
-        "Nothing answers at {fact.place}, on this machine: the bootstrap does not run.",
-        "Start it with `hivemind-bootstrap run`, and compare the address that it prints with the one used here.",
+        "Nothing answers at {fact.place}, which is this machine: no bootstrap runs here.",
+        "Start one with `hivemind-bootstrap run`; if the hive is on another machine, ask for that one's address.",
     ),
     Rule(
         _step(Step.REFUSED),
         Mark.FAILURE,
-        "The machine {fact.place} is on, but no bootstrap runs there.",
+        "A machine answers at {fact.place}, but no bootstrap (the hive's meeting point) runs there.",
         "Ask the hive's operator to start the bootstrap, or for its present address if it has moved.",
     ),
     Rule(

@@ -173,7 +173,7 @@ FOLDER: Final = (
         lambda fact: not fact.writable,
         Mark.FAILURE,
         "Nothing can be written in the peer's folder {fact.path}: {fact.detail}.",
-        "Choose a folder of your own with --data FOLDER.",
+        "Choose a folder of your own, for example --data ~/hivemind",
     ),
     Rule(
         lambda fact: fact.free < ROOM_WISHED,

@@ -55,7 +55,7 @@ EXAMPLES = [
     (way(Step.MALFORMED, detail="not a multiaddr"), FAILURE, "not a multiaddr", "Copy the whole address"),
     (way(Step.BAD_KEY_FILE, detail="there is no file"), FAILURE, "there is no file", "--hive-key FILE"),
     (way(Step.UNRESOLVED), FAILURE, "The name hive.example has no address", "Open any web page"),
-    (way(Step.REFUSED, local=True), FAILURE, "the bootstrap does not run", "hivemind-bootstrap run"),
+    (way(Step.REFUSED, local=True), FAILURE, "no bootstrap runs here", "hivemind-bootstrap run"),
     (way(Step.REFUSED), FAILURE, "no bootstrap runs there", "to start the bootstrap"),
     (way(Step.UNREACHABLE), FAILURE, "offline", "VPN"),
     (way(Step.SILENT), FAILURE, "switched off, or a firewall", "firewall"),
@@ -112,7 +112,7 @@ EXAMPLES = [
     (ReachabilityFact("unknown"), WELL, "did not tell", ""),
     (FolderFact("/x", False, full=True), FAILURE, "disk of /x is full", "Delete"),
     (FolderFact("/x", True, free=1 << 20), FAILURE, "1.0 MiB are left", "Delete"),
-    (FolderFact("/x", False, detail="Read-only file system"), FAILURE, "Read-only", "--data FOLDER"),
+    (FolderFact("/x", False, detail="Read-only file system"), FAILURE, "Read-only", "--data ~/hivemind"),
     (FolderFact("/x", True, free=GIB, speed=1e9), WARNING, "1.0 GiB", "Free some"),
     (FolderFact("/x", True, free=9 * GIB, speed=1e6), WARNING, "slow", "faster disk"),
     (FolderFact("/x", True, free=9 * GIB, speed=1e9, running=True), WELL, "A peer is running", ""),
@@ -237,6 +237,6 @@ def test_what_was_skipped_for_one_reason_is_one_line():
     skipped = [judge(Unmeasured(check, "the bootstrap has to answer first", "bootstrap")) for check in ("a", "b")]
     other = judge(Unmeasured("c", "it is older", "bootstrap"))
     assert [finding.sentence for finding in merged([first, *skipped, other])][1:] == [
-        "a, b: not checked: the bootstrap has to answer first.",
-        "c: not checked: it is older.",
+        "Not checked: the bootstrap has to answer first (a, b).",
+        "Not checked: it is older (c).",
     ]

@@ -100,7 +100,7 @@ def test_the_bootstrap_is_down(hive, examined):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     found = examined("--bootstrap", f"/ip4/127.0.0.1/tcp/{port}/p2p/{hive.split('/')[-1]}", code=1)
-    assert "the bootstrap does not run" in found["bootstrap"]["sentence"]
+    assert "no bootstrap runs here" in found["bootstrap"]["sentence"]
     assert "hivemind-bootstrap run" in found["bootstrap"]["remedy"]
     assert {found[check]["mark"] for check in ("clock", "directory", "account", "reachability")} == {"skipped"}
 
@@ -134,7 +134,7 @@ def test_a_port_that_is_taken_and_a_folder_that_cannot_be_written(hive, examined
     assert f"Port {port} is taken by" in found["port"]["sentence"]
     assert f"(process {os.getpid()})" in found["port"]["sentence"]
     assert f"--listen /ip4/127.0.0.1/tcp/{port + 1}" in found["port"]["remedy"]
-    assert (found["folder"]["mark"], "--data FOLDER" in found["folder"]["remedy"]) == ("failure", True)
+    assert (found["folder"]["mark"], "--data ~/hivemind" in found["folder"]["remedy"]) == ("failure", True)
 
 
 @pytest.mark.parametrize(("wanted", "mark"), [("auto", "warning"), ("bubblewrap", "failure")])
