@@ -25,7 +25,8 @@ from pathlib import Path
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.bt import sharing, torrent_file
+from hivemind_p2p.bt import duplicates, sharing, torrent_file
+from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.concurrency import RunSync, in_thread
 from hivemind_p2p.bt.contents import Content, Contents, ContentStatistics
@@ -313,6 +314,9 @@ class SwarmService:
     ) -> None:
         store = content.store
         if not store.shared:
+            others = [other.store for other in self._contents]
+            wanted = Bitfield(store.manifest.pieces, pieces)
+            await self._run_sync(partial(duplicates.take_over, others, store, files, wanted))
             await self._run_sync(partial(store.prepare, files))
         missing = [piece for piece in pieces if piece not in store.held]
         lengths = {piece: store.manifest.piece(piece).length for piece in pieces}
