@@ -56,7 +56,7 @@ EXAMPLES = [
     (way(Step.BAD_KEY_FILE, detail="there is no file"), FAILURE, "there is no file", "--hive-key FILE"),
     (way(Step.UNRESOLVED), FAILURE, "The name hive.example has no address", "Open any web page"),
     (way(Step.REFUSED, local=True), FAILURE, "no bootstrap runs here", "hivemind-bootstrap run"),
-    (way(Step.REFUSED), FAILURE, "no bootstrap runs there", "to start the bootstrap"),
+    (way(Step.REFUSED), FAILURE, "meeting point) runs there", "to start the bootstrap"),
     (way(Step.UNREACHABLE), FAILURE, "offline", "VPN"),
     (way(Step.SILENT), FAILURE, "switched off, or a firewall", "firewall"),
     (way(Step.NO_PEER), FAILURE, "not a hive's bootstrap", "port number"),

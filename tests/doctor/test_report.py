@@ -33,7 +33,8 @@ def test_sections_marks_sentences_and_remedies():
     told = lines(seen)
     assert told[:2] == ["The hive", "  ✗ bootstrap    Nothing answers at [bold]example[/bold]."]
     assert told[2].startswith(" " * 17 + "→ Start it again")
-    assert "  ·              Not checked: the bootstrap has to answer first (clock, account)." in told
+    assert "  ·              Not checked: the bootstrap has to answer first (clock," in told
+    assert " " * 17 + "account)." in told
     assert "  ! sandbox      It is not installed." in told
     assert told[told.index("  ! sandbox      It is not installed.") + 1] == " " * 17 + "→ Install it."
     assert told[-1] == "1 thing does not work, and 1 thing could be better. Begin with the first ✗."
