@@ -192,7 +192,7 @@ def test_every_option_exists(page):
         for group in COMMANDS.values()
         for command in [group, *group.commands.values()]
         for parameter in command.params
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
     }
     named = {word for text in _inline(page) for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
     if "sandbox" not in page.name:  # that page speaks of bubblewrap's own options
