@@ -180,7 +180,7 @@ class LibP2PTransport:
 
     def _connection(self, peer: PeerId) -> MuxedConnection | None:
         """A direct one before a relayed one, and then the oldest, as the other side chooses, too."""
-        alive = list(self._connections(peer))
+        alive = [connection for connection in self._connections(peer) if connection.takes_streams]
         return next((connection for connection in alive if not connection.relayed), alive[0] if alive else None)
 
     async def _dial(self, peer: PeerId, address: str) -> Any:
@@ -246,6 +246,7 @@ class LibP2PTransport:
     async def _accept(self, net_stream: Any) -> None:
         """Answers one stream; raises nothing but cancellation, because that would end libp2p's loop, and this peer."""
         stream = net_stream.muxed_stream
+        self._dialler.heard_from(stream.remote)
         try:
             protocol = await choose(stream, self._speaks)
             stream.protocol = protocol

@@ -7,7 +7,16 @@ import trio.testing
 from hivemind_p2p.errors import NetworkError, PeerUnreachableError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.background import Background
-from hivemind_p2p.net.dialing import DIAL_TIMEOUT, HEAD_START, MOST_ADDRESSES, MOST_RELAYED, Dialler
+from hivemind_p2p.net.dialing import (
+    DIAL_TIMEOUT,
+    FIRST_WAIT,
+    HEAD_START,
+    LONGEST_WAIT,
+    MOST_ADDRESSES,
+    MOST_LOST,
+    MOST_RELAYED,
+    Dialler,
+)
 
 BOB, RELAY = (Identity(letter * 32).peer_id for letter in (b"b", b"r"))
 
@@ -24,7 +33,7 @@ class Place:
         self.failing = failing
         self.tried = []
         self.hung_up = []
-        self.dialler = Dialler(Background(nursery), dial=self.dial, hang_up=self.hang_up)
+        self.dialler = Dialler(Background(nursery), dial=self.dial, hang_up=self.hang_up, chance=lambda: 1.0)
 
     async def dial(self, peer, where):
         self.tried.append((where, trio.current_time()))
@@ -155,3 +164,48 @@ async def test_work_in_the_background_raises_where_it_is_waited_for(autojump_clo
         background.close()
         with pytest.raises(trio.ClosedResourceError):
             await background.complete(fail)
+
+
+async def fail_to_reach(place, addresses, peer=BOB):
+    with pytest.raises(PeerUnreachableError) as caught:
+        await place.dialler.connect(peer, addresses)
+    return caught.value.message
+
+
+async def test_a_peer_that_did_not_answer_is_left_alone_for_a_moment(nursery, autojump_clock):
+    place = Place(nursery, {address(1): 0.0}, failing={address(1)})
+    await fail_to_reach(place, [address(1)])
+    story = await fail_to_reach(place, [address(1)])
+    assert "nobody home" in story
+    assert "not dialled again for 0.2 s" in story or "not dialled again for 0.3 s" in story
+    assert len(place.tried) == 1
+
+    await trio.sleep(FIRST_WAIT)
+    await fail_to_reach(place, [address(1)])
+    assert len(place.tried) == 2
+
+
+async def test_the_moment_grows_and_has_a_bound(nursery, autojump_clock):
+    place = Place(nursery, {address(1): 0.0}, failing={address(1)})
+    for _ in range(12):
+        await fail_to_reach(place, [address(1)])
+        await trio.sleep(LONGEST_WAIT)
+    assert len(place.tried) == 12
+
+
+async def test_a_new_address_or_a_sign_of_life_ends_it(nursery, autojump_clock):
+    place = Place(nursery, {address(1): 0.0, address(2): 0.0}, failing={address(1)})
+    await fail_to_reach(place, [address(1)])
+    assert await place.dialler.connect(BOB, [address(2)]) == address(2)
+
+    await fail_to_reach(place, [address(1)])
+    place.failing = set()
+    place.dialler.heard_from(BOB)
+    assert await place.dialler.connect(BOB, [address(1)]) == address(1)
+
+
+async def test_only_so_many_lost_peers_are_remembered(nursery, autojump_clock):
+    place = Place(nursery, {address(1): 0.0}, failing={address(1)})
+    for number in range(MOST_LOST + 10):
+        await fail_to_reach(place, [address(1)], peer=f"peer {number}")
+    assert len(place.dialler._lost) == MOST_LOST
