@@ -126,10 +126,11 @@ class Lookup:
             self._open_path()
         chosen: list[PeerId] = []
         closest, fronts = self._fronts()
-        for path, front in zip(self._paths, fronts, strict=True):
+        agreeing = {id(self._path_of[peer]) for peer in self._agreeing}
+        for path, front in sorted(zip(self._paths, fronts, strict=True), key=lambda pair: id(pair[0]) in agreeing):
             mine = (*(peer for peer in closest if peer in path.known), *front)
             waiting = (peer for peer in dict.fromkeys(mine) if self._states[peer] is _State.KNOWN)
-            for peer in list(islice(waiting, self._room(path))):
+            for peer in list(islice(waiting, max(min(self._room(path), self._lacking()), 0))):
                 self._states[peer] = _State.ASKED
                 self._path_of[peer] = path
                 self._asked += 1
@@ -308,6 +309,14 @@ class Lookup:
         paths = {id(self._path_of[peer]) for peer in agreeing}
         going_well = sum(not path.was_let_down for path in self._paths)
         return len(agreeing) >= self._quorum and len(paths) >= min(QUORUM_PATHS, going_well)
+
+    def _lacking(self) -> int:
+        """How many more answers a quorum needs than may come from those on the way; where some are slow, all help."""
+        if not self._agreeing or self.crowded or any(path.was_let_down for path in self._paths):
+            return MOST_ASKED
+        front = list(self._front(self._order, READ_WIDTH))
+        on_the_way = sum(self._states[peer] is _State.ASKED for peer in front)
+        return max(self._quorum - sum(peer in self._agreeing for peer in front), 1) - on_the_way
 
     def _room(self, path: Path) -> int:
         """How many more requests a path may have on the way."""

@@ -335,3 +335,13 @@ def test_whatever_happens_a_lookup_ends_asks_nobody_twice_and_few(data):
                 lookup.answered(info.peer_id, named)
     assert lookup.finished
     assert len(asked) == len(set(asked)) == lookup.asked <= MOST_ASKED
+
+
+def test_no_more_replicas_are_asked_than_a_quorum_may_need_until_one_is_slow():
+    peers = by_distance(20)
+    lookup = Lookup(TARGET, peers, own=OWN, quorum=QUORUM)
+    first, second, _ = lookup.next()
+    holding(lookup, [first], {first: {"a"}}, set(), closer=peers)
+    assert lookup.next() == (), "the two on the way may settle it"
+    lookup.slow(second.peer_id)
+    assert len(lookup.next()) > 1, "not everybody answers: all paths go on"
