@@ -41,6 +41,9 @@ from hivemind_p2p.offers import OfferService
 from hivemind_p2p.record_validators import record_validators
 from hivemind_p2p.types import Offer, PeerId, PeerInfo
 
+CONNECTIONS = 1536
+"""Connections that a bootstrap keeps before it closes idle ones: many peers are known to each other only through it."""
+
 _events = telemetry.source("bootstrap")
 
 
@@ -90,7 +93,7 @@ async def _open(config: BootstrapConfig) -> AsyncIterator[tuple[Router, StatusSo
         with _open_database(config.data / "ledger.sqlite3") as database:
             secret = secret_of(config.hive_key)
             async with (
-                open_transport(identity, config.listen, psk=secret) as transport,
+                open_transport(identity, config.listen, psk=secret, budget=CONNECTIONS) as transport,
                 trio.open_nursery() as nursery,
             ):
                 network = Router(transport, nursery)
