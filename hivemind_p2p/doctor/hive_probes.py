@@ -50,7 +50,7 @@ from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.types import PeerId, PeerInfo, format_credits
 
-DEADLINE: Final = 4.0
+DEADLINE: Final = 6.0
 """Seconds for each question to a bootstrap that has answered the door."""
 
 RECORD_LIFETIME: Final = 30.0

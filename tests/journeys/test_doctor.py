@@ -12,7 +12,7 @@ import pytest
 
 from tests.journeys.programs import BOOTSTRAP, PEER, Program, environment, run, run_together
 
-AHEAD = 7200
+AHEAD = 3 * 3600
 SKEWED = f"""
 import sys, time
 real = time.time
@@ -67,7 +67,7 @@ def examined(tmp_path):
         told = json.loads(out)
         assert ended == (0 if told["ok"] else 1)
         if code is not None:
-            assert ended == code, told["summary"]
+            assert ended == code, [each for each in told["findings"] if each["mark"] != "ok"]
         return {finding["check"]: finding for finding in told["findings"]}
 
     return examine
@@ -119,7 +119,7 @@ def test_another_bootstrap_than_was_expected(hive, private, examined):
 def test_a_clock_that_is_off(folder, examined):
     with bootstrap(folder, "skewed", program=["-c", SKEWED]) as program:
         found = examined("--bootstrap", program.ready()["addresses"][0], code=1)
-    assert "2 hours behind the hive's" in found["clock"]["sentence"]
+    assert "3 hours behind the hive's" in found["clock"]["sentence"]
     assert "automatic time" in found["clock"]["remedy"]
     assert found["directory"]["mark"] == "ok"  # it goes by the hive's clock
 
