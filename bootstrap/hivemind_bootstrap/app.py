@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
+from starlette.applications import Starlette
 
 from hivemind_bootstrap.accounts import PasswordKeeper
 from hivemind_bootstrap.accounts_service import AccountsService
@@ -23,7 +24,7 @@ from hivemind_bootstrap.database import Database
 from hivemind_bootstrap.status import StatusSource
 from hivemind_bootstrap.store import Store
 from hivemind_bootstrap.tracker import Tracker
-from hivemind_bootstrap.web.server import serve_web
+from hivemind_bootstrap.web.server import serve_app, serve_web
 from hivemind_bootstrap.web.tracker_pages import announce_url, tracker_routes
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.tracker_address import serve_tracker_address
@@ -134,8 +135,12 @@ async def _serve_http(config: BootstrapConfig, source: StatusSource, network: Ro
         return str(await nursery.start(serve_web, config.http, source))
     tracker = Tracker(open_to_all=config.tracker == "open")
     routes = tracker_routes(tracker, time.monotonic)
-    http = str(await nursery.start(serve_web, config.http, source, routes))
-    url = announce_url(config.public_url or http)
+    if config.tracker_http:
+        http = str(await nursery.start(serve_web, config.http, source))
+        where = str(await nursery.start(serve_app, config.tracker_http, Starlette(routes=routes)))
+    else:
+        http = where = str(await nursery.start(serve_web, config.http, source, routes))
+    url = announce_url(config.tracker_url or where)
 
     def register(infohash: bytes, owner: PeerId) -> str:
         return url if tracker.register(infohash, owner, time.monotonic()) else ""

@@ -61,7 +61,8 @@ def run(
     tracker: Annotated[
         str, typer.Option(help="The BitTorrent tracker: off, hive (contents that peers share here) or open (to all).")
     ] = "hive",
-    public_url: Annotated[str, typer.Option(help="The URL under which others reach the HTTP address.")] = "",
+    tracker_http: Annotated[str, typer.Option(help="Host and port of the tracker, if not those of --http.")] = "",
+    tracker_url: Annotated[str, typer.Option(help="The URL under which others reach the tracker.")] = "",
     relay: Annotated[
         bool, typer.Option("--relay/--no-relay", help="Relay for peers that cannot be called directly.")
     ] = True,
@@ -85,7 +86,8 @@ def run(
             open_registration=not closed,
             open_ledger=open_ledger,
             tracker=tracker,
-            public_url=public_url,
+            tracker_http=tracker_http,
+            tracker_url=tracker_url,
             welcome_credits=_in_millionths(welcome_credits),
             relay=_limits(relay_places, relay_calls, relay_bytes, relay_seconds) if relay else None,
             hive_key=hive_key or hive_key_of_the_environment(),

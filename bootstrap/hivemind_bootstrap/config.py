@@ -32,7 +32,8 @@ class BootstrapConfig:
         open_ledger: Whether every account sees the totals of all.
         relay: How much it relays for peers that cannot be called directly; None for nothing.
         tracker: The BitTorrent tracker: ``off``, ``hive`` for contents that peers share here, or ``open`` for all.
-        public_url: The URL under which others reach the HTTP address, where it is not that address itself.
+        tracker_http: ``host:port`` of the tracker; empty for that of the status page.
+        tracker_url: The URL under which others reach the tracker, where it is not that address itself.
         hive_key: The key file of a private hive; None for a hive that is open to everybody.
     """
 
@@ -43,7 +44,8 @@ class BootstrapConfig:
     open_registration: bool = True
     open_ledger: bool = False
     tracker: str = "hive"
-    public_url: str = ""
+    tracker_http: str = ""
+    tracker_url: str = ""
     hive_key: Path | None = None
     relay: RelayLimits | None = field(default_factory=RelayLimits)
 
@@ -51,8 +53,10 @@ class BootstrapConfig:
         split_host_port(self.http)
         if self.tracker not in TRACKERS:
             raise ConfigurationError(f"the tracker can be {', '.join(TRACKERS)}, not {self.tracker!r}")
-        if self.public_url and urlsplit(self.public_url).scheme not in {"http", "https"}:
-            raise ConfigurationError(f"not a URL: {self.public_url!r}", hint="Write it like https://hive.example.org.")
+        if self.tracker_http:
+            split_host_port(self.tracker_http)
+        if self.tracker_url and urlsplit(self.tracker_url).scheme not in {"http", "https"}:
+            raise ConfigurationError(f"not a URL: {self.tracker_url!r}", hint="Write it like https://hive.example.org.")
         if self.welcome_credits < 0:
             raise ConfigurationError(f"welcome credits cannot be below zero: {self.welcome_credits}")
 

@@ -6,12 +6,14 @@ from urllib.parse import quote_from_bytes
 
 import httpx
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from starlette.applications import Starlette
 
 from hivemind_bootstrap import tracker as module
+from hivemind_bootstrap.app import _serve_http
 from hivemind_bootstrap.config import BootstrapConfig
 from hivemind_bootstrap.tracker import (
     INTERVAL,
@@ -26,7 +28,12 @@ from hivemind_bootstrap.tracker import (
 from hivemind_bootstrap.tracker_requests import Announce, TrackerError, parse_announce, parse_scrape
 from hivemind_bootstrap.web.tracker_pages import announce_url, tracker_routes
 from hivemind_p2p.bt import bencode
+from hivemind_p2p.bt.tracker_address import register_with_tracker
 from hivemind_p2p.errors import ConfigurationError
+from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.memory import MemoryNetwork
+from hivemind_p2p.net.router import Router
+from hivemind_p2p.types import PeerInfo
 
 SWARM = bytes(range(100, 120))
 PUBLIC = "198.41.0.4"
@@ -302,6 +309,13 @@ async def test_the_address_is_the_connections_and_no_header_says_otherwise(track
     assert scraped[b"files"][SWARM][b"incomplete"] == 2
 
 
+async def test_how_much_there_is_is_told_as_json(tracker):
+    announce(tracker, "8.8.8.8")
+    transport = httpx.ASGITransport(app=Starlette(routes=tracker_routes(tracker, lambda: 0.0)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/api/tracker")).json() == {"swarms": 1, "peers": 1}
+
+
 @pytest.mark.parametrize("path", ["/announce", "/scrape", "/announce?port=x&info_hash=%ff", "/scrape?info_hash=1"])
 async def test_what_is_refused_is_told_as_clients_expect_it(tracker, path):
     assert b"failure reason" in await ask(path, tracker)
@@ -320,7 +334,38 @@ def test_the_url_is_one_that_others_can_dial(base, url):
     assert announce_url(base) == url
 
 
-@pytest.mark.parametrize("options", [{"tracker": "maybe"}, {"public_url": "hive.example.org"}])
+@pytest.mark.parametrize("options", [{"tracker": "maybe"}, {"tracker_url": "hive.example.org"}, {"tracker_http": "x"}])
 def test_wrong_settings_are_told(tmp_path, options):
     with pytest.raises(ConfigurationError):
         BootstrapConfig(tmp_path, **options)
+
+
+# -- in a bootstrap ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_address", [True, False])
+async def test_a_bootstrap_registers_contents_and_serves_them(tmp_path, own_address):
+    memory, asked = MemoryNetwork(), bytes(range(32))
+    config = BootstrapConfig(tmp_path, tracker_http="127.0.0.1:0" if own_address else "")
+    async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
+        bootstrap, peer = (Router(memory.join(Identity(bytes([n]) * 32)), nursery) for n in (1, 2))
+        peer.learn(PeerInfo(bootstrap.peer_id, bootstrap.addresses))
+        http = await _serve_http(config, None, bootstrap, nursery)
+        url = await register_with_tracker(peer, bootstrap.peer_id, asked)
+        assert (url == f"{http}/announce") is not own_address
+        if own_address:
+            assert (await client.get(f"{http}/announce")).status_code == 404
+        answer = await client.get(f"{url}?{query(info_hash=asked[:20]).decode()}")
+        assert bencode.decode(answer.content)[b"incomplete"] == 1
+        answer = await client.get(f"{url}?{query().decode()}")
+        assert b"does not know the content" in answer.content
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_bootstrap_without_a_tracker(tmp_path):
+    memory = MemoryNetwork()
+    async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
+        bootstrap = Router(memory.join(Identity(bytes(32))), nursery)
+        http = await _serve_http(BootstrapConfig(tmp_path, tracker="off"), None, bootstrap, nursery)
+        assert (await client.get(f"{http}/announce")).status_code == 404
+        nursery.cancel_scope.cancel()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import trio
+from starlette.applications import Starlette
 from starlette.routing import Route
 
 from hivemind_bootstrap.config import split_host_port
@@ -30,7 +31,17 @@ class UrlStatus(Protocol):
 
 
 async def serve_web(address: str, source: StatusSource, more: Sequence[Route] = (), *, task_status: UrlStatus) -> None:
-    """Serves the pages until cancelled; reports their URL.
+    """Serves the pages until cancelled, with more routes than their own where there are any; reports their URL.
+
+    Raises:
+        PortInUseError: Another process listens there.
+        ConfigurationError: This machine has no such address.
+    """
+    await serve_app(address, make_web(source, more), task_status=task_status)
+
+
+async def serve_app(address: str, app: Starlette, *, task_status: UrlStatus) -> None:
+    """Serves an application until cancelled; reports its URL.
 
     Raises:
         PortInUseError: Another process listens there.
@@ -52,7 +63,7 @@ async def serve_web(address: str, source: StatusSource, more: Sequence[Route] = 
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     listener.detach()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_serve, serve, make_web(source, more), config)
+        await nursery.start(_serve, serve, app, config)
         task_status.started(url)
 
 

@@ -1,16 +1,17 @@
-"""The tracker over HTTP: ``/announce`` and ``/scrape``."""
+"""The tracker over HTTP: ``/announce`` and ``/scrape`` for clients, ``/api/tracker`` for people who look after it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from ipaddress import ip_address
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hivemind_bootstrap.tracker import Tracker
@@ -32,6 +33,7 @@ def tracker_routes(tracker: Tracker, clock: _Clock) -> list[Route]:
     return [
         Route(ANNOUNCE, partial(_answer, partial(_announce, tracker, clock))),
         Route("/scrape", partial(_answer, partial(_scrape, tracker, clock))),
+        Route("/api/tracker", partial(_statistics, tracker)),
     ]
 
 
@@ -51,6 +53,10 @@ async def _answer(answer: Callable[[bytes, str], bytes], request: Request) -> Re
     except TrackerError as error:
         body = error.encode()
     return Response(body, media_type="text/plain", headers={"cache-control": "no-store"})
+
+
+async def _statistics(tracker: Tracker, _request: Request) -> Response:
+    return JSONResponse(asdict(tracker.statistics()), headers={"cache-control": "no-store"})
 
 
 def _announce(tracker: Tracker, clock: _Clock, query: bytes, address: str) -> bytes:
