@@ -60,7 +60,19 @@ SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "model", "views"}
 does so, and only there."""
 
 DECISIONS = {
-    "net": ("addresses", "backoff", "noise", "noise_packets", "noise_pattern", "reachability", "relay_book"),
+    "net": (
+        "addresses",
+        "backoff",
+        "noise",
+        "noise_packets",
+        "noise_pattern",
+        "reachability",
+        "relay_book",
+        "yamux",
+        "yamux_frames",
+        "yamux_limits",
+        "yamux_streams",
+    ),
     "dht": (
         "contacts",
         "ids",

@@ -18,6 +18,7 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.errors import NetworkError, PortInUseError
 from hivemind_p2p.net.addresses import parse, tcp_endpoint
 from hivemind_p2p.net.half_open import HalfOpen
+from hivemind_p2p.net.seldom import Seldom
 
 if TYPE_CHECKING:
     from multiaddr import Multiaddr
@@ -30,9 +31,6 @@ BACKLOG: Final = 512
 
 PAUSE: Final = 0.1
 """Seconds until accepting is tried again after the system refused it."""
-
-TOLD_EVERY: Final = 60.0
-"""Seconds between two reports of refused connections."""
 
 _events = telemetry.source("transport")
 
@@ -48,8 +46,7 @@ class Acceptor:
         self._swarm = swarm
         self._half_open = HalfOpen()
         self._scopes: dict[int, trio.CancelScope] = {}
-        self._told_at = -TOLD_EVERY
-        self._untold = 0
+        self._refusals = Seldom(_events, "connection_refused", "connections_refused")
         self.accepted = self.refused = 0
 
     async def listen(
@@ -123,13 +120,7 @@ class Acceptor:
 
     def _refuse(self, place: str, reason: str) -> None:
         self.refused += 1
-        self._untold += 1
-        _events.debug("connection_refused", address=place, reason=reason)
-        now = trio.current_time()
-        if now - self._told_at < TOLD_EVERY:
-            return
-        _events.info("connections_refused", count=self._untold, last_from=place, last_reason=reason)
-        self._told_at, self._untold = now, 0
+        self._refusals.tell(address=place, reason=reason)
 
 
 async def _listener(address: str) -> trio.SocketListener:

@@ -28,7 +28,10 @@ from hivemind_p2p.errors import BusyError, ProtocolError
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net import yamux_frames as frames
 from hivemind_p2p.net.muxed_stream import MuxedStream
-from hivemind_p2p.net.yamux import Received, Session, Stream
+from hivemind_p2p.net.seldom import Seldom
+from hivemind_p2p.net.yamux import Received, Session
+from hivemind_p2p.net.yamux_limits import MOST_UNANSWERED
+from hivemind_p2p.net.yamux_streams import Stream
 from hivemind_p2p.types import PeerId
 
 if TYPE_CHECKING:
@@ -40,12 +43,13 @@ LINGER_SECONDS: Final = 5.0
 """Seconds that a closed stream waits for the other side's end before it is reset."""
 
 CLOSE_TIMEOUT: Final = 1.0
-"""Seconds for telling a relay, and libp2p's swarm, that a connection is over."""
+"""Seconds for what waits to be sent when a connection is closed, and as many for telling a relay."""
 
 RTT_WEIGHT: Final = 0.125
 """What a new round trip counts for in the smoothed one (RFC 6298)."""
 
 _events = telemetry.source("transport")
+_broken_rules = Seldom(_events, "peer_broke_rules", "peers_broke_rules")
 
 
 class PlainConnection(Protocol):
@@ -120,12 +124,13 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
         self.event_closed = trio.Event()
         self.blocked = False
         self._conn: Any = conn
-        self._room = trio.lowlevel.ParkingLot()
+        self._queue = trio.lowlevel.ParkingLot()
         self._full = trio.lowlevel.ParkingLot()
+        self._openers = trio.lowlevel.ParkingLot()
         self._arrived: deque[MuxedStream] = deque()
         self._arrivals = trio.lowlevel.ParkingLot()
         self._pings: dict[int, _Ping] = {}
-        self._lingering: deque[tuple[float, Stream]] = deque()
+        self._lingering: dict[Stream, float] = {}
         self._lingers = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
 
@@ -143,6 +148,11 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
     def is_closed(self) -> bool:
         """Whether it is over."""
         return self.event_shutting_down.is_set()
+
+    @property
+    def takes_streams(self) -> bool:
+        """Whether streams can be opened on it."""
+        return not self.is_closed and self.session.takes_streams
 
     @property
     def streams(self) -> int:
@@ -170,10 +180,14 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
     async def open_stream(self) -> MuxedStream:
         """A new stream. The other side learns of it with the first bytes, or when this side waits for some.
 
+        Waits while the other side has not answered many that were opened before.
+
         Raises:
             MuxedConnUnavailable: The connection is over, or takes no streams any more.
         """
         await trio.lowlevel.checkpoint()
+        while self.takes_streams and self.session.unanswered >= MOST_UNANSWERED:
+            await self._openers.park()
         if self.is_closed:
             raise MuxedConnUnavailable(f"the connection with {self.remote} is over: {self.failure}")
         try:
@@ -192,18 +206,18 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
             if self.is_closed:
                 raise MuxedConnUnavailable(f"the connection with {self.remote} is over: {self.failure}")
             await self._arrivals.park()
-        self.session.accepted()
         return self._arrived.popleft()
 
     def linger(self, state: Stream) -> None:
         """Resets a stream that was closed, if it is not over some seconds later."""
-        self._lingering.append((trio.current_time() + LINGER_SECONDS, state))
+        self._lingering[state] = trio.current_time() + LINGER_SECONDS
         self._lingers.unpark_all()
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Sends what the session has to say, as far as the socket takes it; never waits, never fails."""
+        self._let_open()
         if self.blocked or self.is_closed or not self.session.has_output:
             return
         try:
@@ -215,9 +229,14 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
             self.blocked = True
             self._full.unpark_all()
 
-    async def wait_unblocked(self) -> None:
-        """Waits for the socket's turn; the caller looks again whether it may send."""
-        await self._room.park()
+    @property
+    def crowded(self) -> bool:
+        """Whether a sender has to queue."""
+        return self.blocked or bool(self._queue)
+
+    async def wait_turn(self) -> None:
+        """Queues for the socket. Whoever comes back has the next turn, if the socket is not full again by then."""
+        await self._queue.park()
 
     async def _write(self) -> None:
         while True:
@@ -226,8 +245,22 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
             await self._conn.drain()
             self.blocked = False
             self.flush()
-            if not self.blocked:
-                self._room.unpark_all()
+            await self._serve_queue()
+
+    async def _serve_queue(self) -> None:
+        """One turn after the other, until the socket is full or nobody waits.
+
+        Whoever finds the queue empty sends without it, so nobody may be left there when this returns.
+        """
+        while self._queue and not self.blocked:
+            self._queue.unpark()
+            # The first may run this task before the one whose turn it is, the second cannot.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+
+    def _let_open(self) -> None:
+        if self._openers and self.session.unanswered < MOST_UNANSWERED:
+            self._openers.unpark(count=MOST_UNANSWERED - self.session.unanswered)
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
@@ -243,8 +276,12 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
             self._arrived.append(MuxedStream(self, state))
             self._arrivals.unpark()
         for state in received.changed:
+            if state.over:
+                self._lingering.pop(state, None)
             if isinstance(state.owner, MuxedStream):
                 state.owner.notice()
+        if received.gone_away is not None:
+            self._openers.unpark_all()
         for value in received.pongs:
             if ping := self._pings.pop(value, None):
                 self._measured(trio.current_time() - ping.sent_at)
@@ -306,23 +343,26 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
         try:
             await work()
         except ProtocolError as error:
-            _events.warning("peer_broke_rules", peer=self.remote, what=error.message)
+            _broken_rules.tell(peer=self.remote, what=error.message)
             self.session.go_away(frames.PROTOCOL_ERROR)
             self.flush()
             self._end(f"it sent {error.message}")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._end(str(error))
+        except Exception as error:
+            # A defect: it costs this connection. Raised, it would end libp2p's swarm, and this peer.
+            _events.error("connection_failed", peer=self.remote, error=repr(error))
+            self._end(f"this side has failed with {type(error).__name__}")
 
     async def _reset_lingering(self) -> None:
         while True:
             while not self._lingering:
                 await self._lingers.park()
-            deadline, state = self._lingering.popleft()
-            if state.over:
-                continue
+            state, deadline = next(iter(self._lingering.items()))
             await trio.sleep_until(deadline)
-            self.session.reset(state)
-            self.flush()
+            if self._lingering.pop(state, None) is not None:
+                self.session.reset(state)
+                self.flush()
 
     async def go_away(self) -> None:
         """Tells the other side to open no streams here any more; those that are open go on."""
@@ -331,12 +371,20 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
         await trio.lowlevel.checkpoint()
 
     async def close(self) -> None:
-        """Ends the connection in good order; streams that are open break. Never fails, never waits long."""
-        if not self.is_closed:
-            self.session.go_away()
-            self.flush()
+        """Ends the connection in good order; streams that are open break. Never fails, never waits long.
+
+        What was sent on streams before leaves first, if the socket takes it within `CLOSE_TIMEOUT`.
+        """
+        try:
+            if not self.is_closed:
+                self.session.go_away()
+                self.flush()
+                with trio.move_on_after(CLOSE_TIMEOUT):
+                    while self.blocked and not self.is_closed:
+                        await self._queue.park()
+            await trio.lowlevel.checkpoint()
+        finally:
             self._end("this side has closed it")
-        await trio.lowlevel.checkpoint()
 
     def cut(self) -> None:
         """Ends the connection at once, whatever waits to be sent."""
@@ -354,7 +402,8 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
             ping.answered.set()
         self._arrived.clear()
         self._arrivals.unpark_all()
-        self._room.unpark_all()
+        self._queue.unpark_all()
+        self._openers.unpark_all()
         self._conn.cut()
         self._scope.cancel()
 

@@ -20,7 +20,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamClosed, MuxedStreamEOF, Mu
 
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net.pipe import wanted_bytes
-from hivemind_p2p.net.yamux import Stream
+from hivemind_p2p.net.yamux_streams import Stream
 from hivemind_p2p.types import PeerId
 
 if TYPE_CHECKING:
@@ -115,12 +115,15 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
                 await trio.lowlevel.checkpoint()
 
     async def _wait_sendable(self) -> None:
+        has_turn = False
         while True:
             self._check_sendable()
-            if self._connection.blocked:
-                await self._connection.wait_unblocked()
-            elif not self._session.sendable(self._state):
+            if not self._session.sendable(self._state):
                 await self._news.park()
+                has_turn = False
+            elif self._connection.blocked or (self._connection.crowded and not has_turn):
+                await self._connection.wait_turn()
+                has_turn = True
             else:
                 return
 
@@ -131,7 +134,7 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
 
     def _check_alive(self) -> None:
         if self._state.reset:
-            reason = self._connection.failure or "the other side has reset it"
+            reason = self._connection.failure or self._state.reason or "the other side has reset it"
             raise trio.BrokenResourceError(f"the stream with {self.remote} is broken: {reason}")
 
     async def send_eof(self) -> None:

@@ -30,6 +30,7 @@ from hivemind_p2p.identity import public_key_of
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net.noise import Agreed
 from hivemind_p2p.net.noise_packets import Decryptor, Encryptor
+from hivemind_p2p.net.seldom import Seldom
 from hivemind_p2p.net.wires import Rooms, Wire, wire_errors
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from libp2p.crypto.keys import KeyPair, PrivateKey, PublicKey
     from multiaddr import Multiaddr
 
-_events = telemetry.source("noise")
+_refused_packets = Seldom(telemetry.source("noise"), "packet_refused", "packets_refused")
 
 
 class SecureConnection(ISecureConn):  # type: ignore[misc]
@@ -96,7 +97,7 @@ class SecureConnection(ISecureConn):  # type: ignore[misc]
                 return self._decryptor.decrypt(rest)
             plaintext = None if self._ended else await self._wire.receive(self._decryptor.decrypt)
         except ProtocolError as error:
-            _events.warning("packet_refused", peer=self.remote, error=error.message)
+            _refused_packets.tell(peer=self.remote, error=error.message)
             self._fail(f"peer {self.remote} sent what it cannot have encrypted: {error.message}")
             raise trio.BrokenResourceError(self._failure) from error
         except wire_errors() as error:

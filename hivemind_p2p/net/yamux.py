@@ -17,99 +17,40 @@ once `output` has been encrypted. What is received is kept as views of the memor
 copied once, to where its reader wants it (`read_into`) or into the bytes that its reader gets (`read`). A small piece
 of a large read is copied at once, so that it does not keep all of it in memory.
 
-**Abuse** ends the connection, or costs only the abuser: more data than was granted, frames that make no sense, and
-frames that do no work faster than `WORTHLESS_A_SECOND`, such as empty data, streams that are opened and reset, pings.
+**Abuse** ends the connection, or costs only the abuser: more data than was granted, frames that make no sense, frames
+that do no work, questions whose answers are not fetched. `yamux_limits` has the numbers.
+
+**Other implementations.** An ACK is sent alone or with data, never with FIN or RST: libp2p for Python looks at no
+other flag beside it. It is sent with the first thing that this side has to say, as libp2p's notes want it.
 
 Source: https://github.com/hashicorp/yamux/blob/master/spec.md
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from hivemind_p2p.errors import BusyError, ProtocolError
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net import yamux_frames as frames
-from hivemind_p2p.net.yamux_frames import FIRST_WINDOW, HEADER, HEADER_BYTES, frame
-
-WIDEST_WINDOW: Final = 8 << 20
-"""Bytes of one stream on the way: 1 Gbit/s over 64 ms."""
-
-WIDE_BYTES: Final = 64 << 20
-"""Bytes by which all windows of a connection together are wider than at first."""
-
-MOST_UNREAD: Final = 64 << 20
-"""Bytes that a peer can make this side hold: as much as eight streams at full width."""
-
-LARGEST_FRAME: Final = 128 * 1024
-"""Bytes of data in a frame that is sent: two packets of Noise; a small message waits for no more than this."""
-
-MOST_STREAMS: Final = 4096
-"""Streams that the other side may have open at once; what one service takes is the router's business."""
-
-MOST_AHEAD: Final = 256
-"""Streams that wait for this side to accept them; more are refused."""
-
-LINGER_BYTES: Final = 64 * 1024
-"""Bytes that arrive for a stream after this side has closed it, and are thrown away: a request that was refused
-unread. Whoever sends more is told by a reset to stop."""
-
-SMALL_PIECE: Final = 8
-"""A piece is copied if the memory that it lies in is this many times larger."""
-
-CRUMB: Final = 512
-"""Bytes up to which neighbouring pieces are joined: a window of single bytes must not become 256 Ki objects."""
-
-WORTHLESS_A_SECOND: Final = 500.0
-WORTHLESS_AT_ONCE: Final = 2000.0
-"""Frames that do no work: a caller that gives up a thousand requests at once is in order, a flood is not."""
-
-MOST_OWED: Final = 256 * 1024
-"""Bytes of answers (to pings, to streams refused) that wait because the other side does not read: then it is cut."""
-
-
-class Stream:
-    """One stream, as far as the session is concerned. Only `Session` changes it."""
-
-    __slots__ = (
-        "consumed",
-        "credit",
-        "due",
-        "end_received",
-        "end_sent",
-        "held",
-        "id",
-        "owner",
-        "reset",
-        "send_window",
-        "thrown_away",
-        "unread",
-        "unwanted",
-        "window",
-    )
-
-    def __init__(self, number: int, due: int) -> None:
-        self.id = number
-        self.due = due  # flags that the next frame has to carry
-        self.send_window = FIRST_WINDOW
-        self.window = FIRST_WINDOW  # what the other side may have on the way or unread here
-        self.credit = FIRST_WINDOW  # what it may still send
-        self.consumed = 0  # what was read here and not granted anew
-        self.unread: deque[memoryview] = deque()
-        self.held = 0
-        self.end_sent = self.end_received = self.reset = False
-        self.unwanted = False
-        self.thrown_away = 0
-        self.owner: object = None
-        """Whatever the shell wants to find again when the stream has something new."""
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing can be received any more beyond what lies unread."""
-        return self.end_received or self.reset
+from hivemind_p2p.net.yamux_frames import FIRST_WINDOW, HEADER, HEADER_BYTES, LARGEST_NUMBER, frame
+from hivemind_p2p.net.yamux_limits import (
+    LARGEST_FRAME,
+    LATE,
+    LINGER_BYTES,
+    LOOSE_BYTES,
+    MOST_FRAMES_WAITING,
+    MOST_STREAMS,
+    MOST_UNANSWERED,
+    MOST_UNREAD,
+    SMALL_PIECE,
+    TIGHT,
+    WIDE_BYTES,
+    WIDEST_WINDOW,
+    Worthless,
+)
+from hivemind_p2p.net.yamux_streams import Stream
 
 
 @dataclass(slots=True)
@@ -134,50 +75,55 @@ class Session:
 
     Args:
         dialled: Whether this side has dialled; its streams have odd numbers then.
+
+    Attributes:
+        streams: Those that are not over in both directions, by number.
+        carried: Streams so far, in both directions.
+        held: Bytes of all streams that lie unread.
+        unanswered: Streams that this side opened and has not heard anything on.
     """
 
     def __init__(self, *, dialled: bool) -> None:
         self.streams: dict[int, Stream] = {}
-        self.carried = 0
-        self.held = 0
+        self.carried = self.held = self.unanswered = 0
         self._next_id = 1 if dialled else 2
         self._their_parity = 0 if dialled else 1
+        self._their_highest = 0
+        self._theirs = self._theirs_unanswered = 0
         self._wide = 0
-        self._theirs = 0
-        self._waiting = 0
         self._output: list[Buffer] = []
-        self._owed = 0
         self._pings = 0
         self._head = b""
-        self._body_left = 0
+        self._body_left = self._body_ends = 0
         self._body_of: Stream | None = None
-        self._body_ends = 0
-        self._worthless = 0.0
-        self._worthless_at = 0.0
-        self._gone_away = False
-        self._told_away = False
+        self._worthless = Worthless()
+        self._gone_away = self._told_away = False
 
     # -- what this side does -----------------------------------------------------------------------------------------
 
+    @property
+    def takes_streams(self) -> bool:
+        """Whether this side can open another one, now or once the other side has answered some."""
+        return not self._gone_away and self._next_id <= LARGEST_NUMBER
+
     def open(self) -> Stream:
         """A new stream; the other side learns of it with the first frame on it.
+
+        Not to be called while `MOST_UNANSWERED` are `unanswered`: the other side may refuse more.
 
         Raises:
             BusyError: The other side takes no streams any more, or this side has used up all numbers.
         """
         if self._gone_away:
             raise BusyError("the other side takes no new streams on this connection")
-        if self._next_id > 0xFFFF_FFFF:
+        if not self.takes_streams:
             raise BusyError("this connection has carried as many streams as it can number")
-        stream = Stream(self._next_id, frames.SYN)
+        stream = Stream(self._next_id, frames.SYN, answered=False)
         self._next_id += 2
         self.streams[stream.id] = stream
+        self.unanswered += 1
         self.carried += 1
         return stream
-
-    def accepted(self) -> None:
-        """Notes that one of the streams that the other side opened has found somebody to answer it."""
-        self._waiting -= 1
 
     def sendable(self, stream: Stream) -> int:
         """Bytes that may be sent on a stream now."""
@@ -207,8 +153,8 @@ class Session:
         return size
 
     def announce(self, stream: Stream) -> None:
-        """Tells the other side of a stream on which nothing is to be sent yet."""
-        if stream.due and not stream.reset:
+        """Tells the other side of a stream that this side has opened, and on which nothing is to be sent yet."""
+        if stream.due & frames.SYN and not stream.reset:
             self._output.append(frame(frames.WINDOW_UPDATE, self._flags(stream), stream.id, 0))
 
     def end(self, stream: Stream) -> None:
@@ -216,26 +162,31 @@ class Session:
         if stream.end_sent or stream.reset:
             return
         stream.end_sent = True
+        if stream.due & frames.ACK:
+            self._output.append(frame(frames.WINDOW_UPDATE, self._flags(stream), stream.id, 0))
         self._output.append(frame(frames.DATA, self._flags(stream) | frames.FIN, stream.id, 0))
         self._forget_if_over(stream)
 
-    def reset(self, stream: Stream) -> None:
+    def reset(self, stream: Stream, reason: str = "") -> None:
         """Ends both directions at once; what lies unread is lost."""
-        if stream.reset or stream.id not in self.streams:
+        if stream.reset or not self._knows(stream):
             return
         if not stream.due & frames.SYN:  # else the other side has never heard of it
-            self._output.append(frame(frames.WINDOW_UPDATE, stream.due | frames.RST, stream.id, 0))
+            self._output.append(frame(frames.WINDOW_UPDATE, frames.RST, stream.id, 0))
+        stream.reason = reason
         self._break(stream)
 
     def abandon(self, stream: Stream) -> None:
         """Says that this side neither sends nor reads any more; a little of what still arrives is thrown away."""
+        if stream.due & frames.SYN:
+            self._break(stream)
         self.end(stream)
         stream.unwanted = True
-        self._drop_unread(stream)
+        self.held -= stream.drop()
 
     def ping(self) -> int:
         """Sends a ping; its answer comes with the value returned."""
-        self._pings = (self._pings + 1) & 0xFFFF_FFFF
+        self._pings = (self._pings + 1) & LARGEST_NUMBER
         self._output.append(frame(frames.PING, frames.SYN, 0, self._pings))
         return self._pings
 
@@ -257,7 +208,6 @@ class Session:
     def output(self) -> list[Buffer]:
         """What has to be sent; it is taken for sent."""
         output, self._output = self._output, []
-        self._owed = 0
         return output
 
     @property
@@ -268,26 +218,24 @@ class Session:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, stream: Stream, most: int) -> bytes:
-        """Takes unread bytes of a stream, up to `most`."""
-        piece = stream.unread[0]
-        if len(piece) <= most:
-            stream.unread.popleft()
-        else:
-            stream.unread[0] = piece[most:]
-            piece = piece[:most]
-        self._consumed(stream, len(piece))
-        return bytes(piece)
+        """Takes unread bytes of a stream, up to `most`; there must be some."""
+        piece = stream.take(most)
+        if len(piece) == most or not stream.unread:
+            self._consumed(stream, len(piece))
+            return bytes(piece)
+        pieces = [piece]
+        size = len(piece)
+        while stream.unread and size < most:
+            pieces.append(stream.take(most - size))
+            size += len(pieces[-1])
+        self._consumed(stream, size)
+        return b"".join(pieces)
 
     def read_into(self, stream: Stream, place: memoryview) -> int:
         """Takes as many unread bytes of a stream as there are and `place` has room for; their number."""
         room, filled = len(place), 0
         while stream.unread and filled < room:
-            piece = stream.unread[0]
-            if len(piece) <= room - filled:
-                stream.unread.popleft()
-            else:
-                stream.unread[0] = piece[room - filled :]
-                piece = piece[: room - filled]
+            piece = stream.take(room - filled)
             place[filled : filled + len(piece)] = piece
             filled += len(piece)
         self._consumed(stream, filled)
@@ -295,14 +243,12 @@ class Session:
 
     def unread(self, stream: Stream, data: bytes) -> None:
         """Puts bytes back that were read; their credit stays given."""
-        if data:
-            stream.unread.appendleft(memoryview(data))
-            stream.held += len(data)
-            self.held += len(data)
+        if data and not stream.unwanted:
+            stream.put_back(data)
             stream.consumed -= len(data)
+            self.held += len(data)
 
     def _consumed(self, stream: Stream, count: int) -> None:
-        stream.held -= count
         self.held -= count
         stream.consumed += count
         if stream.consumed >= stream.window // 2 and not stream.over:
@@ -329,6 +275,8 @@ class Session:
         Raises:
             ProtocolError: The other side breaks the rules: the connection is of no use any more.
         """
+        if len(self._output) > MOST_FRAMES_WAITING:
+            raise ProtocolError("questions without reading the answers")
         received = Received()
         view = memoryview(data)
         position, end = 0, len(view)
@@ -361,75 +309,78 @@ class Session:
             raise ProtocolError(f"a frame of version {version} and type {kind}")
         if kind <= frames.WINDOW_UPDATE:
             self._stream_frame(kind, flags, number, value, received, now)
-        elif kind == frames.PING:
-            self._ping(flags, value, received, now)
-        else:
+            return
+        self._worthless.note(now)
+        if kind == frames.GO_AWAY:
             self._gone_away = True
             received.gone_away = value
-
-    def _ping(self, flags: int, value: int, received: Received, now: float) -> None:
-        if flags & frames.SYN:
-            self._note_worthless(now)
-            self._owe(frame(frames.PING, frames.ACK, 0, value))
+        elif flags & frames.SYN:
+            self._output.append(frame(frames.PING, frames.ACK, 0, value))
         elif flags & frames.ACK:
             received.pongs.append(value)
 
     def _stream_frame(self, kind: int, flags: int, number: int, value: int, received: Received, now: float) -> None:
         stream = self._arriving(number, received, now) if flags & frames.SYN else self.streams.get(number)
+        if stream is not None and not stream.answered:
+            self._answered(stream)
         if kind == frames.DATA and value:
-            self._body_left = value
-            self._body_of = stream
-            self._body_ends = flags & (frames.FIN | frames.RST)
-            if stream is not None:
-                if value > stream.credit:
-                    raise ProtocolError(f"{value} bytes of data where {stream.credit} were granted")
-                stream.credit -= value
+            self._body_begins(stream, flags, number, value, now)
             return
         if stream is None:
-            self._note_worthless(now)
+            self._worthless.note(now, LATE if self._has_been(number) else 1.0)
             return
         if kind == frames.WINDOW_UPDATE and value:
-            stream.send_window = min(stream.send_window + value, 0xFFFF_FFFF)
-        elif not flags:
-            self._note_worthless(now)
-        if flags & frames.RST:
-            self._note_worthless(now)
+            stream.send_window = min(stream.send_window + value, LARGEST_NUMBER)
+        elif flags & frames.RST or (flags & frames.FIN and stream.end_received) or not flags:
+            self._worthless.note(now)
         self._ended(stream, flags)
         received.changed.append(stream)
 
     def _arriving(self, number: int, received: Received, now: float) -> Stream | None:
         if number in self.streams or number % 2 != self._their_parity or not number:
             raise ProtocolError(f"stream {number} was opened twice, or by the wrong side")
-        if self._told_away or self._waiting >= MOST_AHEAD or self._theirs >= MOST_STREAMS:
-            self._note_worthless(now)
-            self._owe(frame(frames.WINDOW_UPDATE, frames.RST, number, 0))
+        self._their_highest = max(self._their_highest, number)
+        if self._told_away or self._theirs_unanswered >= MOST_UNANSWERED or self._theirs >= MOST_STREAMS:
+            self._worthless.note(now)
+            self._output.append(frame(frames.WINDOW_UPDATE, frames.RST, number, 0))
             return None
-        stream = Stream(number, frames.ACK)
+        stream = Stream(number, frames.ACK, answered=True)
         self.streams[number] = stream
         self._theirs += 1
-        self._waiting += 1
+        self._theirs_unanswered += 1
         self.carried += 1
         received.opened.append(stream)
         return stream
+
+    def _body_begins(self, stream: Stream | None, flags: int, number: int, length: int, now: float) -> None:
+        self._body_left = length
+        self._body_of = stream
+        self._body_ends = flags & (frames.FIN | frames.RST)
+        if stream is None:
+            if not self._has_been(number):
+                self._worthless.note(now)
+            return
+        if length > stream.credit:
+            raise ProtocolError(f"{length} bytes of data where {stream.credit} were granted")
+        if stream.end_received:
+            raise ProtocolError(f"data after the end of stream {number}")
+        stream.credit -= length
 
     def _body(self, piece: memoryview, of: int, received: Received) -> None:
         stream = self._body_of
         if stream is None or not piece or stream.reset:
             return
-        if stream.end_received:
-            raise ProtocolError(f"data after the end of stream {stream.id}")
         if stream.unwanted:
             stream.thrown_away += len(piece)
             if stream.thrown_away > LINGER_BYTES:
                 self.reset(stream)
             return
-        if self.held + len(piece) > MOST_UNREAD:
-            self.reset(stream)
-            received.changed.append(stream)
-            return
-        _keep(stream, piece, of)
-        self.held += len(piece)
         received.changed.append(stream)
+        if self.held + len(piece) > MOST_UNREAD:
+            self.reset(stream, "this side holds too much that nobody reads")
+            return
+        stream.keep(piece, of, SMALL_PIECE if self.held < LOOSE_BYTES else TIGHT)
+        self.held += len(piece)
 
     def _body_done(self, received: Received) -> None:
         stream, self._body_of = self._body_of, None
@@ -439,7 +390,8 @@ class Session:
 
     def _ended(self, stream: Stream, flags: int) -> None:
         if flags & frames.RST:
-            self._break(stream)
+            # After its end, a reset says only that the other side does not listen any more.
+            self._break(stream, keep=stream.end_received)
         elif flags & frames.FIN:
             stream.end_received = True
             self._forget_if_over(stream)
@@ -450,49 +402,36 @@ class Session:
         if stream.end_sent and stream.end_received:
             self._forget(stream)
 
-    def _break(self, stream: Stream) -> None:
+    def _break(self, stream: Stream, *, keep: bool = False) -> None:
         stream.reset = True
-        self._drop_unread(stream)
+        if not keep:
+            self.held -= stream.drop()
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
-        if self.streams.pop(stream.id, None) is None:
+        if not self._knows(stream):
             return
+        del self.streams[stream.id]
+        self._flags(stream)
+        self._answered(stream)
         self._wide -= stream.window - FIRST_WINDOW
-        stream.window = FIRST_WINDOW
         self._theirs -= stream.id % 2 == self._their_parity
 
-    def _drop_unread(self, stream: Stream) -> None:
-        self.held -= stream.held
-        stream.held = 0
-        stream.unread.clear()
+    def _knows(self, stream: Stream) -> bool:
+        """Whether it is not over. The other side may have given its number to another one since."""
+        return self.streams.get(stream.id) is stream
+
+    def _has_been(self, number: int) -> bool:
+        """Whether there ever was such a stream."""
+        return 0 < number <= (self._their_highest if number % 2 == self._their_parity else self._next_id - 2)
+
+    def _answered(self, stream: Stream) -> None:
+        if not stream.answered:
+            stream.answered = True
+            self.unanswered -= 1
 
     def _flags(self, stream: Stream) -> int:
         flags, stream.due = stream.due, 0
+        if flags & frames.ACK:
+            self._theirs_unanswered -= 1
         return flags
-
-    # -- abuse -------------------------------------------------------------------------------------------------------
-
-    def _note_worthless(self, now: float) -> None:
-        passed = max(0.0, now - self._worthless_at)
-        self._worthless = max(0.0, self._worthless - passed * WORTHLESS_A_SECOND) + 1
-        self._worthless_at = now
-        if self._worthless > WORTHLESS_AT_ONCE:
-            raise ProtocolError(f"over {WORTHLESS_AT_ONCE:g} frames that do no work")
-
-    def _owe(self, answer: bytes) -> None:
-        self._output.append(answer)
-        self._owed += len(answer)
-        if self._owed > MOST_OWED:
-            raise ProtocolError("questions without reading the answers")
-
-
-def _keep(stream: Stream, piece: memoryview, of: int) -> None:
-    """Keeps a piece until it is read, without keeping much more than the piece in memory."""
-    stream.held += len(piece)
-    if stream.unread and len(stream.unread[-1]) + len(piece) <= CRUMB:
-        stream.unread[-1] = memoryview(bytes(stream.unread[-1]) + bytes(piece))
-    elif SMALL_PIECE * len(piece) < of:
-        stream.unread.append(memoryview(bytes(piece)))
-    else:
-        stream.unread.append(piece)

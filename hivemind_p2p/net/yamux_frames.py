@@ -35,6 +35,8 @@ NORMAL: Final = 0
 PROTOCOL_ERROR: Final = 1
 INTERNAL_ERROR: Final = 2
 
+LARGEST_NUMBER: Final = 0xFFFF_FFFF
+
 FIRST_WINDOW: Final = 256 * 1024
 """Bytes that each side of a new stream may send before it is granted more."""
 
