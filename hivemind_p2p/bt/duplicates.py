@@ -71,8 +71,7 @@ def _pieces(file: ManifestFile) -> range:
 def _put(source: Path, store: ContentStore, file: ManifestFile) -> bool:
     """Whether the file lies in its place now, and is what it should be."""
     target = store.path_of(file)
-    parts = () if store.manifest.is_file else (store.manifest.name, *file.path.split("/")[:-1])
-    make_folders(store.location, parts)
+    make_folders(store.location, target.parent.relative_to(store.location).parts)
     try:
         with translated(str(target)):
             _copy(source, target)

@@ -8,9 +8,11 @@ import pytest
 MOST_MEBIBYTES = 250
 
 PROGRAM = """
-import os, resource, sys
+import os, resource, sys, tempfile
+from pathlib import Path
 import libp2p.host.basic_host, hivemind_p2p.net.transport, hivemind_p2p.peer
 from hivemind_p2p.bt.bitfield import Bitfield
+from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.hashing import HASH
 from hivemind_p2p.bt.metainfo_codec import HashedFile, build, parse
 from hivemind_p2p.bt.picker import PiecePicker
@@ -34,6 +36,13 @@ while picked := picker.pick(held, 1024):
         manifest.piece(piece)
         picker.stored(piece)
 assert picker.missing == 0
+del picker, held
+with tempfile.TemporaryDirectory() as folder:
+    stamps = {file.path: 5 for file in manifest.files}
+    Catalogue(Path(folder)).add(manifest, Path(folder), now=1.0, shared=True, stamps=stamps)
+    del manifest, stamps
+    (store,) = Catalogue(Path(folder)).load()
+assert store.held.complete
 assert "torch" not in sys.modules
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
