@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.bt.picker import PiecePicker
-from hivemind_p2p.bt.request_window import RequestWindow
+from hivemind_p2p.bt.request_window import ArrivalRate, RequestWindow
 from hivemind_p2p.types import PeerId
 
 LARGEST_WINDOW = 128
@@ -30,6 +30,9 @@ ENDGAME_AFTER = 1.0
 
 MOST_ASKED = 2
 """Sources that one piece is asked of at the same time."""
+
+LONGEST_QUEUE = 5.0
+"""Patiences by which a source is given more time because this peer's own link is busy with what others send."""
 
 SNUB = 2.0
 """A source that stays silent for this many times the patience is left; after once its pieces are asked of others."""
@@ -122,6 +125,8 @@ class Download:
         self._length_of = length_of
         self._sources: dict[PeerId, _Source] = {}
         self._askers: dict[int, set[PeerId]] = {}
+        self._unchecked: set[int] = set()
+        self._arrivals = ArrivalRate(now)
         self._progress_at = now
 
     @property
@@ -144,9 +149,12 @@ class Download:
         return any(self.picker.wants_from(state.held) for state in self._sources.values())
 
     def expects(self, source: PeerId, piece: int) -> bool:
-        """Whether a source was asked for a piece that has not arrived."""
+        """Whether a piece from a source is of use: it was asked for, even if that was taken back meanwhile."""
         state = self._sources.get(source)
-        return state is not None and piece in state.asked
+        return state is not None and (piece in state.asked or self._late(piece, state))
+
+    def _late(self, piece: int, state: _Source) -> bool:
+        return piece in state.cancelled and self.picker.is_missing(piece) and piece not in self._unchecked
 
     def snubs(self, source: PeerId) -> bool:
         """Whether a source was asked and sends nothing."""
@@ -215,26 +223,35 @@ class Download:
         state = self._sources.get(source)
         if state is None:
             return []
-        if piece not in state.asked:
+        late = self._late(piece, state)
+        if piece not in state.asked and not late:
             if piece in state.cancelled:
                 state.cancelled.discard(piece)
                 return []
             return self._leave(Drop(source, f"it sent piece {piece}, which it was not asked for"), now)
         state.heard_at = now
         state.snubs = False
-        self._answered(source, piece, state)
+        state.cancelled.discard(piece)
+        if late:
+            self.picker.take(piece)
+        else:
+            self._answered(source, piece, state)
+        self._unchecked.add(piece)
+        self._arrivals.arrived(self._length_of(piece), now)
         state.window.arrived(piece, self._length_of(piece), now)
         return [*self._cancel_others(piece), *self._ask([source], now)]
 
     def piece_stored(self, piece: int, now: float) -> list[Action]:
         """A piece was right and is on the disk."""
         self.picker.stored(piece)
+        self._unchecked.discard(piece)
         self._progress_at = now
         return [Done()] if self.missing == 0 else []
 
     def piece_corrupt(self, source: PeerId, piece: int, now: float) -> list[Action]:
         """A piece from this source did not match the hash tree."""
         self.banned.add(source)
+        self._unchecked.discard(piece)
         self.picker.put_back([piece])
         return self._leave(Ban(source, f"piece {piece} from it does not match the hash tree"), now)
 
@@ -265,17 +282,25 @@ class Download:
     def tick(self, now: float) -> list[Action]:
         """Time has passed: takes work from silent sources, leaves those silent for long, and finishes the end."""
         actions: list[Action] = []
+        patience = self._patience_with_all(now)
         for source, state in list(self._sources.items()):
             silent = now - state.heard_at
-            if not state.asked or silent < self.patience:
+            if not state.asked or silent < patience:
                 continue
             if not state.snubs:
                 state.snubs = True
                 actions += self._snub(source, state, now)
-            elif silent >= self.patience * SNUB:
+            elif silent >= patience * SNUB:
                 reason = f"it sent nothing for {silent:.0f} seconds with {len(state.asked)} pieces asked for"
                 actions += self._leave(Drop(source, reason), now)
         return actions + self._endgame(now)
+
+    def _patience_with_all(self, now: float) -> float:
+        """The patience, longer where pieces do come, but more are on their way than this peer's own link can take."""
+        if now - self._arrivals.last_at >= self.patience:
+            return self.patience
+        in_flight = sum(state.in_flight for state in self._sources.values())
+        return self.patience + min(in_flight / max(self._arrivals.rate(now), 1.0), LONGEST_QUEUE * self.patience)
 
     def _snub(self, source: PeerId, state: _Source, now: float) -> list[Action]:
         """All but one of its pieces are asked of others; that one it may still send, and is then back in favour."""

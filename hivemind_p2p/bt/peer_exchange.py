@@ -30,6 +30,9 @@ MOST_HEARD = 200
 MOST_OF_ONE = 50
 """Of these, how many on the word of one peer: one liar cannot crowd out the others."""
 
+MOST_REMEMBERED = 1000
+"""Peers of which it is remembered how well they told, or that they were tried."""
+
 TRUST = 8
 """Dials in vain, beyond those that succeeded, after which a teller is not listened to any more."""
 
@@ -72,6 +75,9 @@ class PeerExchange:
         """A conversation began; where it can be dialled is what it says itself."""
         self._members[info.peer_id] = info
         self._tellers.setdefault(info.peer_id, _Teller())
+        gone = next((peer for peer in self._tellers if peer not in self._members), None)
+        if gone is not None and len(self._tellers) > MOST_REMEMBERED:
+            del self._tellers[gone]
         tip = self._tips.pop(info.peer_id, None)
         if tip is not None:
             self._count(tip.teller)
@@ -122,6 +128,8 @@ class PeerExchange:
             if teller is None or teller.bad - teller.good >= TRUST or peer in self._members:
                 continue
             self._tried[peer] = tip.teller
+            if len(self._tried) > MOST_REMEMBERED:
+                del self._tried[next(iter(self._tried))]
             return tip.info
         return None
 

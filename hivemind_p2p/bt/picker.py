@@ -104,6 +104,11 @@ class PiecePicker:
             picked += some
         return picked
 
+    def take(self, piece: int) -> None:
+        """Takes this piece: it came without being picked."""
+        if piece in self._missing and piece not in self._taken:
+            self._take(piece)
+
     def put_back(self, pieces: Iterable[int]) -> None:
         """Pieces that were taken did not come, or came wrong: they are open again."""
         for piece in pieces:

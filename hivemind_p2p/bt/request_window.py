@@ -77,3 +77,29 @@ class RequestWindow:
         if rate >= self._rate or now - self._rate_at > RATE_MEMORY:
             self._rate, self._rate_at = rate, now
         self.bytes = int(max(min(GAIN * self._rate * self._delay, MOST_BYTES), self._least))
+
+
+class ArrivalRate:
+    """Bytes a second that come from all sources together, over the last seconds.
+
+    Args:
+        now: The time.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.last_at = now
+        self._bytes = 0.0
+        self._since = now
+
+    def arrived(self, length: int, now: float) -> None:
+        """Some bytes came."""
+        if now - self._since > RATE_MEMORY:
+            # Half of the time passed counts half as much.
+            self._bytes /= 2
+            self._since = now - (now - self._since) / 2
+        self._bytes += length
+        self.last_at = now
+
+    def rate(self, now: float) -> float:
+        """Bytes a second."""
+        return self._bytes / max(now - self._since, 1.0)

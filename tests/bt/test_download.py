@@ -123,14 +123,19 @@ def test_a_silent_source_that_sends_again_is_asked_again():
     assert machine.piece_arrived(A, 99, 12.0) != []
 
 
-def test_what_comes_after_it_was_cancelled_is_no_offence():
+def test_what_comes_late_is_taken_where_it_is_still_missing_and_is_no_offence_where_not():
     machine = download(pieces=4)
     machine.source_joined(A, Bitfield.full(4), 0.0)
     machine.tick(10.0)
-    assert machine.expects(A, 3)
     machine.source_joined(B, Bitfield.full(4), 10.0)
-    assert machine.piece_arrived(A, 0, 11.0) == []
-    assert A in machine.sources
+    assert machine.expects(A, 0)
+    assert machine.piece_arrived(A, 0, 11.0) == [Cancel(B, (0,))]
+    assert machine.expects(B, 0) is machine.expects(A, 0) is False
+    machine.piece_stored(0, 11.0)
+    machine.piece_arrived(B, 1, 12.0)
+    assert not machine.expects(A, 1)
+    assert machine.piece_arrived(A, 1, 12.0) == []
+    assert machine.sources == (A, B)
 
 
 def test_at_the_end_a_late_piece_is_asked_of_another_and_cancelled_where_it_is_not_needed():
