@@ -46,6 +46,8 @@ class Settings:
         sandbox: ``auto``, ``bubblewrap`` or ``none``.
         threads: Torch threads a stage computes with.
         prices: What this peer asks.
+        storage: Bytes that fetched contents may take in the data folder; 0 for as many as there are.
+        wait_for_room: Seconds for which a fetch waits on a full disk for room.
         relay: Whether calls are relayed for peers that cannot be called directly.
         upnp: Whether a peer that lends asks its router for a port when it cannot be called otherwise.
     """
@@ -66,6 +68,8 @@ class Settings:
     sandbox: str = "auto"
     threads: int = 1
     prices: Prices = field(default_factory=Prices)
+    storage: int = 0
+    wait_for_room: float = 600.0
     relay: bool = False
     upnp: bool = True
 
@@ -206,6 +210,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "listen": _addresses,
     "cpus": _positive,
     "memory": parse_bytes,
+    "storage": parse_bytes,
+    "wait_for_room": _positive,
     "threads": _threads,
     "prices": _prices,
     "relay": _truth,

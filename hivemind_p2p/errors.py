@@ -29,7 +29,8 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     │   ├── UnsafePathError           a path would leave the folder that it belongs to
     │   ├── NoSourceError             nobody has the pieces that are missing
     │   ├── CorruptPieceError         bytes do not match the hash tree
-    │   └── DiskFullError             no room left on the disk
+    │   ├── DiskFullError             no room left on the disk
+    │   └── QuotaError                no room left in what this peer may use of it
     ├── ModelError
     │   ├── CheckpointError           a folder is no (complete) checkpoint
     │   ├── UnsupportedModelError     transformers does not know the architecture, or its layers form no list
@@ -219,6 +220,12 @@ class DiskFullError(ContentError):
     """No room left on the disk."""
 
     default_hint = "Free some room, then fetch again: what has arrived is kept."
+
+
+class QuotaError(ContentError):
+    """No room left in what this peer may use of the disk."""
+
+    default_hint = "Allow more with --storage, or make room with `hivemind-peer swarm unpin` or `swarm rm`."
 
 
 class ModelError(HivemindError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from hivemind_p2p import telemetry
+from hivemind_p2p.bt.exchange import Limits
 from hivemind_p2p.bt.service import SwarmService
 from hivemind_p2p.config import Settings, keep_torch_files_in
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
@@ -152,7 +153,8 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
             await nursery.start(directory.run)
         except BootstrapUnreachableError as error:
             raise await explained(error, bootstrap, secret) from error
-        content = SwarmService(network, directory, folder / "content", clock=time.time)
+        limits = Limits(storage=settings.storage, wait_for_room=settings.wait_for_room)
+        content = SwarmService(network, directory, folder / "content", clock=time.time, limits=limits)
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
         offers = OfferService(network, directory, _own_offer(settings, identity, network))

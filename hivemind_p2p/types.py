@@ -164,11 +164,24 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class FetchProgress:
-    """How far a fetch is. Bytes count what was asked for, not the whole content."""
+    """How far a fetch is. Bytes count what was asked for, not the whole content.
+
+    Attributes:
+        done_bytes: Bytes that are there.
+        wanted_bytes: Bytes that were asked for.
+        sources: Peers that the content is exchanged with.
+        name: Of the content.
+        pieces: Where in what was asked for they are: it is cut into equal parts, and a byte for each says how much of
+            it is there, from 0 to 255. Empty where that is not told.
+        paused: Why nothing moves, if this peer itself is the reason; the fetch goes on by itself.
+    """
 
     done_bytes: int
     wanted_bytes: int
     sources: int
+    name: str = ""
+    pieces: bytes = b""
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

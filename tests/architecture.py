@@ -112,6 +112,8 @@ DECISIONS = {
         "metainfo_codec",
         "peer_exchange",
         "picker",
+        "piece_map",
+        "quota",
         "rate_limit",
         "request_window",
         "super_seeding",

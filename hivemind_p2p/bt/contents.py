@@ -18,6 +18,14 @@ class ContentStatistics:
         name: Of its file or folder.
         pieces: How many it has.
         held_pieces: How many of them are here.
+        length: Bytes of all its files.
+        held_bytes: Bytes of the pieces that are here.
+        path: Where it lies.
+        shared: Whether these are the user's own files, served from where they lie.
+        pinned: Whether it is never dropped to make room.
+        used_at: When it was last used, in seconds since the epoch.
+        fetching: Whether it is being fetched.
+        paused: Why a fetch of it waits, if it does.
         downloaded_bytes: Bytes of pieces taken from others since the start, checked and stored.
         uploaded_bytes: Bytes of pieces given to others since the start.
     """
@@ -26,15 +34,37 @@ class ContentStatistics:
     name: str
     pieces: int
     held_pieces: int
+    length: int
+    held_bytes: int
+    path: str
+    shared: bool
+    pinned: bool
+    used_at: float
+    fetching: bool
+    paused: str
     downloaded_bytes: int
     uploaded_bytes: int
 
 
 class Content:
-    """A content that this peer has, wholly or in part."""
+    """A content that this peer has, wholly or in part.
 
-    def __init__(self, store: ContentStore) -> None:
+    Attributes:
+        store: What is there of it.
+        pinned: Whether it must not be dropped to make room.
+        used_at: When it was last used, in seconds since the epoch.
+        target_bytes: Bytes that will be here once the fetch that is under way is done; 0 while there is none.
+        fetches: Fetches of it that are under way.
+        paused: Why a fetch of it waits, if it does.
+    """
+
+    def __init__(self, store: ContentStore, *, pinned: bool = False, used_at: float = 0.0) -> None:
         self.store = store
+        self.pinned = pinned
+        self.used_at = used_at
+        self.target_bytes = 0
+        self.fetches = 0
+        self.paused = ""
         self.downloaded_bytes = 0
         self.uploaded_bytes = 0
         self.banned: dict[PeerId, str] = {}
@@ -59,6 +89,14 @@ class Content:
             name=manifest.name,
             pieces=manifest.pieces,
             held_pieces=len(self.store.held),
+            length=manifest.length,
+            held_bytes=self.store.held_bytes,
+            path=str(self.store.path),
+            shared=self.store.shared,
+            pinned=self.pinned,
+            used_at=self.used_at,
+            fetching=self.fetches > 0,
+            paused=self.paused,
             downloaded_bytes=self.downloaded_bytes,
             uploaded_bytes=self.uploaded_bytes,
         )
@@ -77,12 +115,16 @@ class Contents:
         """The content, if this peer has any of it."""
         return self._by_infohash.get(infohash)
 
-    def put(self, store: ContentStore) -> Content:
+    def put(self, store: ContentStore, *, pinned: bool = False, used_at: float = 0.0) -> Content:
         """Adds a store, or puts it in place of the one that its content had."""
         infohash = store.manifest.infohash
         content = self._by_infohash.get(infohash)
         if content is None:
-            content = self._by_infohash[infohash] = Content(store)
+            content = self._by_infohash[infohash] = Content(store, pinned=pinned, used_at=used_at)
         elif content.store is not store:
             content.replace(store)
         return content
+
+    def remove(self, infohash: bytes) -> None:
+        """Forgets a content."""
+        self._by_infohash.pop(infohash, None)

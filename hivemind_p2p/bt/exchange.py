@@ -22,6 +22,9 @@ from hivemind_p2p.errors import BusyError, HivemindError
 from hivemind_p2p.interfaces import Channel, Network
 from hivemind_p2p.types import PeerId, PeerInfo
 
+WAIT_FOR_ROOM = 600.0
+"""Seconds for which a fetch waits on a full disk: enough for somebody who is told of it to make room."""
+
 MOST_CONVERSATIONS = 128
 """Conversations about one content. The rest find each other through those that are let in."""
 
@@ -39,11 +42,16 @@ class Limits:
         upload: Bytes a second of blocks that are sent.
         download: Bytes a second of blocks that are received.
         slots: Peers served at a time, for each content.
+        storage: Bytes that fetched contents may take in this peer's own folder; 0 for as many as there are. The least
+            recently used go when there are more, but none that is pinned or in use.
+        wait_for_room: Seconds for which a fetch waits on a full disk for room.
     """
 
     upload: TokenBucket = field(default_factory=TokenBucket)
     download: TokenBucket = field(default_factory=TokenBucket)
     slots: int = SLOTS
+    storage: int = 0
+    wait_for_room: float = WAIT_FOR_ROOM
 
 
 class Sink(Protocol):
@@ -217,6 +225,11 @@ class Exchange:
         self.note(peer, reason)
         if peer in self._conversations:
             self._conversations[peer].leave(reason)
+
+    def close(self, reason: str) -> None:
+        """Ends all conversations."""
+        for conversation in tuple(self._conversations.values()):
+            conversation.leave(reason)
 
     def tick(self) -> None:
         """Time has passed; called every second while anything goes on."""

@@ -12,11 +12,12 @@ import trio
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.concurrency import RunSync, nursery_of_one
 from hivemind_p2p.bt.conversation import patience, send
-from hivemind_p2p.bt.exchange import Exchange
+from hivemind_p2p.bt.exchange import WAIT_FOR_ROOM, Exchange
+from hivemind_p2p.bt.piece_map import PieceMap
 from hivemind_p2p.bt.sources import FIRST_WAIT, LONGEST_WAIT, Sources
 from hivemind_p2p.bt.wire import Hello
 from hivemind_p2p.defaults import IDLE_DEADLINE
-from hivemind_p2p.errors import HivemindError, NoSourceError
+from hivemind_p2p.errors import DiskFullError, HivemindError, NoSourceError
 from hivemind_p2p.interfaces import Channel, Progress
 from hivemind_p2p.types import FetchProgress, PeerId, PeerInfo
 
@@ -35,11 +36,16 @@ HOPE = 300.0
 MOST_ATTEMPTS = 5
 """Times that a source is tried without getting a piece from it."""
 
+LOOK_FOR_ROOM = 2.0
+"""Seconds between two tries to write to a full disk."""
+
 STORERS = 2
 """Threads that check and write at the same time."""
 
 WAITING_BYTES = 8 * 1024 * 1024
 """Bytes of pieces that wait to be checked and written before receiving pauses."""
+
+ROOM_HINT = "Free some room: the fetch goes on by itself."
 
 _events = telemetry.source("swarm")
 
@@ -55,12 +61,16 @@ class Wish:
         urgent: Those of them that are wanted before all others, in this order.
         in_order: Whether somebody reads meanwhile.
         had_bytes: Bytes of what is wanted that were there before.
+        piece_map: Where they are.
+        wait_for_room: Seconds for which a full disk is waited for.
     """
 
     missing: Sequence[int]
     urgent: Sequence[int] = ()
     in_order: bool = False
     had_bytes: int = 0
+    piece_map: PieceMap | None = None
+    wait_for_room: float = WAIT_FOR_ROOM
 
 
 @dataclass(slots=True)
@@ -118,7 +128,7 @@ class Fetch:
 
         Raises:
             NoSourceError: Nothing moved for as long as a transfer may be idle. What has arrived is kept.
-            DiskFullError: There is no room. What has arrived is kept.
+            DiskFullError: There was no room, and none came while it was waited for. What has arrived is kept.
             ContentError: The files cannot be written.
         """
         self._exchange.sink = self
@@ -141,6 +151,7 @@ class Fetch:
                 await self._done.wait()
                 nursery.cancel_scope.cancel()
         finally:
+            self._content.paused = ""
             self._exchange.sink = None
             self._exchange.perform(self._member.want_nothing())
 
@@ -149,7 +160,7 @@ class Fetch:
     @property
     def behind(self) -> bool:
         """Whether pieces wait for this peer's disk."""
-        return self._arrivals.statistics().tasks_waiting_send > 0
+        return bool(self._content.paused) or self._arrivals.statistics().tasks_waiting_send > 0
 
     async def take(self, peer: PeerId, piece: int, data: memoryview) -> None:
         """Takes a piece that is to be checked and stored; waits where too many do already."""
@@ -226,10 +237,52 @@ class Fetch:
                     batch.append(self._to_store.receive_nowait())
                 except trio.WouldBlock:
                     break
+            await self._store_all(batch)
+
+    async def _store_all(self, batch: list[_Arrival]) -> None:
+        give_up_at: float | None = None
+        while batch:
             right, failure = await self._run_sync(partial(self._store, batch))
+            if right and any(right):
+                give_up_at = None
             self._stored(batch, right)
-            if failure is not None:
+            del batch[: len(right)]
+            if failure is None:
+                continue
+            now = trio.current_time()
+            give_up_at = give_up_at or now + self._wish.wait_for_room
+            if not isinstance(failure, DiskFullError) or now >= give_up_at:
                 raise failure
+            self._pause(failure)
+            await trio.sleep(min(LOOK_FOR_ROOM, give_up_at - now))
+
+    def _pause(self, failure: DiskFullError) -> None:
+        """Nothing is asked for meanwhile: who waits to hand over a piece waits on."""
+        if not self._content.paused:
+            self._content.paused = failure.message
+            _events.warning("fetch_paused", content=self._manifest.name, reason=failure.message, hint=ROOM_HINT)
+        self._tell()
+
+    def _go_on(self) -> None:
+        if self._content.paused:
+            self._content.paused = ""
+            self._attempts.clear()  # whoever was left meanwhile was left for this peer's sake
+            _events.warning("fetch_goes_on", content=self._manifest.name)
+
+    def _tell(self) -> None:
+        if self._progress is None:
+            return
+        pieces = self._wish.piece_map.to_bytes() if self._wish.piece_map is not None else b""
+        self._progress(
+            FetchProgress(
+                self._done_bytes,
+                self._wanted_bytes,
+                len(self._exchange),
+                name=self._manifest.name,
+                pieces=pieces,
+                paused=self._content.paused,
+            )
+        )
 
     def _store(self, batch: Sequence[_Arrival]) -> tuple[list[bool], HivemindError | None]:
         """Which of them were right and are stored, and what kept the rest from being stored. Blocks."""
@@ -252,8 +305,10 @@ class Fetch:
             self._content.downloaded_bytes += length
             self._done_bytes += length
             self._attempts.setdefault(peer, _Attempts()).count = 0
-            if self._progress is not None:
-                self._progress(FetchProgress(self._done_bytes, self._wanted_bytes, len(self._exchange)))
+            if self._wish.piece_map is not None:
+                self._wish.piece_map.add(piece)
+            self._go_on()
+            self._tell()
         self._content.arrived(stored)
         if stored and self._announce is not None:
             self._nursery.start_soon(self._announce)
@@ -271,7 +326,7 @@ class Fetch:
             download = self._member.download
             if download is None:
                 return
-            if self._stalled_for() > (HOPE if download.promised else IDLE_DEADLINE):
+            if not self._content.paused and self._stalled_for() > (HOPE if download.promised else IDLE_DEADLINE):
                 raise NoSourceError(
                     f"{download.missing} of {len(self._wish.missing)} wanted pieces of {self._manifest.name!r} "
                     f"are missing and nobody sends them: {self._tried()}"

@@ -1,8 +1,9 @@
 """Which pieces lie on the disk, as a log that survives a kill at any moment.
 
-Data is written first, then a record of 12 bytes is appended: the number of the piece, and the modification time of
-its file just after the write. What is not recorded does not count. A record that was cut off is dropped. Where a
-file's modification time is still the one that was recorded last, nobody else has written to the file since.
+A record has 12 bytes: the number of a piece, and the modification time of its file. A piece is announced to the log
+(`WRITING`), its data is written, and then it is recorded with the time that its file has just after the write. What is
+not recorded does not count. A record that was cut off is dropped. Where a file's modification time is still the one
+that was recorded last, nobody else has written to the file since. `storage` says why this order is safe.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ OPENED = -2
 UNKNOWN = 0
 """Instead of a modification time: the piece is there, but somebody else wrote to its file before."""
 
+WRITING = -3
+"""Instead of a modification time: the piece's data is about to be written; until it is recorded it does not count."""
+
 
 class PieceLog:
     """Appends to and reads a log.
@@ -46,6 +50,13 @@ class PieceLog:
             return
         data = self._path.read_bytes()
         yield from _RECORD.iter_unpack(data[: len(data) - len(data) % _RECORD.size])
+
+    def modified(self) -> int | None:
+        """When the last record was written, in nanoseconds since the epoch; None if there is none."""
+        try:
+            return None if self._path is None else self._path.stat().st_mtime_ns
+        except OSError:
+            return None
 
     def append(self, records: Iterable[tuple[int, int]]) -> None:
         """Adds records, all or none.

@@ -34,15 +34,17 @@ from hivemind_p2p.bt.conversation import receive_hello, send
 from hivemind_p2p.bt.exchange import Exchange, Limits, OnMisbehaviour
 from hivemind_p2p.bt.fetching import TICK, Fetch, Wish
 from hivemind_p2p.bt.hash_book import HashBook
+from hivemind_p2p.bt.keeping import Keeper
 from hivemind_p2p.bt.link import infohash_of
 from hivemind_p2p.bt.metainfo import Manifest, ManifestFile
 from hivemind_p2p.bt.piece_log import PieceLog
+from hivemind_p2p.bt.piece_map import PieceMap
 from hivemind_p2p.bt.placing import carry_over, copy_piece
 from hivemind_p2p.bt.sources import Sources
 from hivemind_p2p.bt.storage import ContentStore
 from hivemind_p2p.bt.wire import PROTOCOL, ManifestFollows, directory_key, encode_record
 from hivemind_p2p.defaults import CONTENT_LIFETIME
-from hivemind_p2p.errors import HivemindError, NoSourceError
+from hivemind_p2p.errors import ContentError, HivemindError, NoSourceError
 from hivemind_p2p.interfaces import Channel, Clock, Directory, Network, Progress, TaskStatus
 from hivemind_p2p.types import ByteRange, FetchProgress, FileEntry, Link, PeerId
 
@@ -68,6 +70,8 @@ class SwarmStatistics:
         fetching: Fetches that are under way.
         serving: Conversations with others, in which each side may be served.
         banned: Sources banned for some content.
+        stored_bytes: Bytes that contents in this peer's own folder take, with what is being fetched.
+        storage_quota: Bytes that they may take; 0 for as many as there are.
     """
 
     contents: tuple[ContentStatistics, ...]
@@ -76,6 +80,8 @@ class SwarmStatistics:
     fetching: int
     serving: int
     banned: int
+    stored_bytes: int
+    storage_quota: int
 
 
 class SwarmService:
@@ -113,11 +119,21 @@ class SwarmService:
         self._catalogue = Catalogue(self._folder)
         self._book = HashBook(self._folder / "hashes.sqlite3")
         self._contents = Contents()
+        self._limits = limits or Limits()
+        self._keeper = Keeper(
+            self._folder,
+            self._contents,
+            self._catalogue,
+            quota=self._limits.storage,
+            clock=clock,
+            run_sync=run_sync,
+            is_given=self._is_given,
+            part_with=self._part_with,
+        )
         self._loaded = False
         self._loading = trio.Lock()
         self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
-        self._limits = limits or Limits()
         self._on_misbehaviour = on_misbehaviour
         self._exchanges: dict[bytes, Exchange] = {}
         self._nursery: trio.Nursery | None = None
@@ -208,9 +224,17 @@ class SwarmService:
                 manifest = await self._manifest(infohash)
                 pieces = manifest.pieces_of(wanted)
                 files = manifest.files if wanted is None else tuple(manifest.file(path) for path in wanted)
-                content = await self._place(manifest, files, pieces, to)
-                await self._complete(content, files, pieces, progress)
-                return await self._deliver(content.store, files, pieces, to)
+                content = await self._place(manifest, files, pieces, to, whole=wanted is None)
+                content.fetches += 1
+                try:
+                    await self._keeper.touch(content)
+                    await self._complete(content, files, pieces, progress)
+                    if content.store.held.complete:
+                        await self._run_sync(content.store.settle)
+                    return await self._deliver(content.store, files, pieces, to, whole=wanted is None)
+                finally:
+                    content.fetches -= 1
+                    content.target_bytes = 0
             finally:
                 self._fetching -= 1
 
@@ -243,6 +267,29 @@ class SwarmService:
         manifest = await self._manifest(infohash_of(link))
         await self._run_sync(partial(torrent_file.write_torrent, path, manifest, trackers))
 
+    async def pin(self, link: Link, *, pinned: bool = True) -> None:
+        """Says whether a content must stay when room is made for others.
+
+        Raises:
+            ContentError: It is not here.
+        """
+        await self._keeper.pin(await self._known(link), pinned=pinned)
+
+    async def remove(self, link: Link) -> None:
+        """Forgets a content and serves it no more. Its files go too where they lie in this peer's own folder.
+
+        Raises:
+            ContentError: It is not here, or is being fetched.
+        """
+        await self._keeper.remove(await self._known(link))
+
+    async def _known(self, link: Link) -> Content:
+        await self._load()
+        content = self._contents.get(infohash_of(link))
+        if content is None:
+            raise ContentError(f"this peer has nothing of {link}", hint="Fetch it first.")
+        return content
+
     async def sources(self, link: Link) -> tuple[PeerId, ...]:
         """The other peers that say they have the content, or some of it.
 
@@ -261,6 +308,8 @@ class SwarmService:
             fetching=self._fetching,
             serving=sum(len(exchange) for exchange in self._exchanges.values()),
             banned=len({peer for content in self._contents for peer in content.banned}),
+            stored_bytes=self._keeper.used_bytes,
+            storage_quota=self._keeper.quota,
         )
 
     # -- fetching ----------------------------------------------------------------------------------------------------
@@ -269,8 +318,8 @@ class SwarmService:
         async with self._loading:
             if self._loaded:
                 return
-            for store in await self._run_sync(self._catalogue.load):
-                self._contents.put(store)
+            for entry in await self._run_sync(self._catalogue.entries):
+                self._contents.put(entry.store, pinned=entry.pinned, used_at=entry.used_at)
             self._loaded = True
 
     async def _manifest(self, infohash: bytes) -> Manifest:
@@ -289,7 +338,13 @@ class SwarmService:
             self._manifests.popitem(last=False)
 
     async def _place(
-        self, manifest: Manifest, files: Sequence[ManifestFile], pieces: Sequence[int], to: Path | None
+        self,
+        manifest: Manifest,
+        files: Sequence[ManifestFile],
+        pieces: Sequence[int],
+        to: Path | None,
+        *,
+        whole: bool,
     ) -> Content:
         """Where the content lies, or will lie. Files that the user shared are only read."""
         own = self._folder / manifest.infohash.hex()
@@ -303,7 +358,8 @@ class SwarmService:
             if not (store.shared or moved) or await self._run_sync(partial(store.intact, pieces)):
                 return content
             left = None if store.shared else store
-        add = partial(self._catalogue.add, manifest, location, now=self._clock())
+        staged = whole and location != own
+        add = partial(self._catalogue.add, manifest, location, now=self._clock(), staged=staged)
         content = self._contents.put(await self._run_sync(add))
         if left is not None:
             await self._run_sync(partial(carry_over, left, content.store, files, pieces))
@@ -322,15 +378,18 @@ class SwarmService:
         lengths = {piece: store.manifest.piece(piece).length for piece in pieces}
         wanted_bytes = sum(lengths.values())
         had_bytes = wanted_bytes - sum(lengths[piece] for piece in missing)
+        piece_map = PieceMap(pieces, store.held)
         if progress is not None:
-            progress(FetchProgress(had_bytes, wanted_bytes, 0))
+            told = FetchProgress(had_bytes, wanted_bytes, 0, name=store.manifest.name, pieces=piece_map.to_bytes())
+            progress(told)
         if missing:
+            await self._keeper.make_room(content, wanted_bytes - had_bytes)
             self._random.shuffle(missing)
             await self._running.wait()
             fetch = Fetch(
                 Sources(self._network, self._directory, store.manifest.infohash),
                 self._exchange(content),
-                Wish(missing, had_bytes=had_bytes),
+                Wish(missing, had_bytes=had_bytes, piece_map=piece_map, wait_for_room=self._limits.wait_for_room),
                 run_sync=self._run_sync,
                 begin=self._begin,
                 announce=partial(self._announce_until_done, content),
@@ -341,15 +400,23 @@ class SwarmService:
         await self._announce_quietly(content)
 
     async def _deliver(
-        self, store: ContentStore, files: Sequence[ManifestFile], pieces: Sequence[int], to: Path | None
+        self,
+        store: ContentStore,
+        files: Sequence[ManifestFile],
+        pieces: Sequence[int],
+        to: Path | None,
+        *,
+        whole: bool,
     ) -> Path:
         if to is None or _absolute(to) == store.location:
             return store.path
-        copy = ContentStore(store.manifest, _absolute(to), PieceLog(None))
+        copy = ContentStore(store.manifest, _absolute(to), PieceLog(None), staged=whole)
         await self._run_sync(partial(copy.prepare, files))
         for piece in pieces:
             if piece not in copy.held:
                 await self._run_sync(partial(copy_piece, store, copy, piece))
+        if whole:
+            await self._run_sync(copy.settle)
         return copy.path
 
     # -- serving -----------------------------------------------------------------------------------------------------
@@ -364,6 +431,7 @@ class SwarmService:
             await send(channel, ManifestFollows(), content.store.manifest.encode())
             return
         await self._running.wait()
+        await self._keeper.touch(content)
         await self._exchange(content).converse(channel, dialled=False)
 
     def _exchange(self, content: Content) -> Exchange:
@@ -378,6 +446,19 @@ class SwarmService:
                 on_misbehaviour=self._on_misbehaviour,
             )
         return self._exchanges[infohash]
+
+    def _is_given(self, content: Content) -> bool:
+        exchange = self._exchanges.get(content.store.manifest.infohash)
+        return exchange is not None and bool(exchange.member.served)
+
+    async def _part_with(self, content: Content) -> None:
+        exchange = self._exchanges.pop(content.store.manifest.infohash, None)
+        if exchange is not None:
+            exchange.close("this peer does not have the content any more")
+        try:
+            await self._directory.withdraw(directory_key(content.store.manifest.infohash))
+        except HivemindError as error:
+            _events.warning("withdraw_failed", link=content.store.manifest.link, error=error.message)
 
     def _begin(self, converse: Callable[[Channel], Awaitable[None]], channel: Channel) -> None:
         assert self._nursery is not None

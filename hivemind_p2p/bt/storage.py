@@ -1,9 +1,27 @@
-"""One content as it lies on the disk: sparse files, written in place, and the record of which pieces are there.
+"""One content as it lies on the disk: sparse files, written once in place, and the record of which pieces are there.
 
-A piece is checked, written, then recorded (`piece_log`), in this order. A content may lie there in part: the rest of
-its files are holes. Nothing that this peer did not write is ever overwritten. Before a piece is given out its file's
-size and modification time are compared with what was recorded; where they differ the piece is checked again, so that
-a file that was changed by others is never passed on as what it was.
+**Order of a write.** A piece is checked in memory; the log is told that it is about to be written; its data is
+written; the log is told that it is there (`piece_log`). A kill may come between any two of these:
+
+- before the data: the file is untouched, and the piece is not recorded;
+- in the data: part of the piece is there and is not recorded, so nobody is given it; it is fetched and written again;
+- after the data, before the record: the whole piece is there and is fetched again, which is all that a kill can cost.
+
+The other order, first the record and then the data, would have a hole served as a piece. A write changes the file's
+modification time, by which foreign changes are noticed; so after a kill in mid-write that time is not the recorded one.
+The announcement says whose doing that was: where the log ends with one, and the file was changed just after it
+(`LONGEST_WRITE`), the rest of the file is still what it was, and nothing needs to be read again.
+
+The log and the data go through the same kernel, which outlives the process: a kill needs no `fsync`. A loss of power
+may keep the record and lose the data; such a piece is found wrong by whoever fetches it, or by `verify`.
+
+**Where the files lie.** What goes to a folder of the user's, and was not there before, arrives in a hidden folder
+beside its place and is moved there (`settle`) when it is complete: what has its name is whole. In the peer's own folder
+files have their names from the start, since parts of a content are of use there (some layers of a checkpoint).
+
+Nothing that this peer did not write is ever overwritten. Before a piece is given out its file's size and modification
+time are compared with what was recorded; where they differ the piece is checked again, so that a file that was changed
+by others is never passed on as what it was.
 
 Everything here blocks and is run in threads; a lock keeps them apart.
 """
@@ -20,8 +38,13 @@ from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.bt.files import make_folders, read_up_to, translated, write_all
 from hivemind_p2p.bt.hashing import verify_piece
 from hivemind_p2p.bt.metainfo import Manifest, ManifestFile, PieceSpan
-from hivemind_p2p.bt.piece_log import LOST, OPENED, UNKNOWN, PieceLog
+from hivemind_p2p.bt.piece_log import LOST, OPENED, UNKNOWN, WRITING, PieceLog
 from hivemind_p2p.errors import ContentError, UnsafePathError
+
+LONGEST_WRITE = 10 * 10**9
+"""Nanoseconds that a disk may take to write one piece: a file changed later than this was changed by somebody else."""
+
+_ARRIVING = "arriving"
 
 
 class ContentStore:
@@ -32,33 +55,68 @@ class ContentStore:
         location: The folder in which the content's file or folder lies.
         log: Which pieces lie there.
         shared: Whether these are the user's own files, served from where they lie and never written.
+        staged: Whether they arrive beside their place, until `settle`.
     """
 
-    def __init__(self, manifest: Manifest, location: Path, log: PieceLog, *, shared: bool = False) -> None:
+    def __init__(
+        self, manifest: Manifest, location: Path, log: PieceLog, *, shared: bool = False, staged: bool = False
+    ) -> None:
         self.manifest = manifest
         self.location = location
         self.shared = shared
+        self.staged = staged
         self.held = Bitfield(manifest.pieces)
+        self.held_bytes = 0
         self._log = log
         self._lock = Lock()
         self._stamps: dict[str, int] = {}
+        self._choose_place()
         self._replay()
 
+    def _choose_place(self) -> None:
+        # What has the content's name already is completed or mended where it lies.
+        self._arriving = self.staged and not os.path.lexists(self.location / self.manifest.name)
+
     def _replay(self) -> None:
+        piece, stamp = 0, OPENED
         for piece, stamp in self._log.read():
             if piece >= self.manifest.pieces:
                 continue
-            if stamp == LOST:
-                self.held.discard(piece)
+            if stamp in {LOST, WRITING}:
+                self._drop(piece)
                 continue
             self._stamps[self.manifest.piece(piece).file.path] = stamp
             if stamp != OPENED:
-                self.held.add(piece)
+                self._hold(piece)
+        if stamp == WRITING and piece < self.manifest.pieces:
+            self._forgive(self.manifest.piece(piece).file)
+
+    def _forgive(self, file: ManifestFile) -> None:
+        """The last process was killed while it wrote to this file: its time is not the recorded one, and yet right."""
+        status, written = _status(self.path_of(file)), self._log.modified()
+        if status is None or written is None or self.stamp(file) is None:
+            return
+        if status.st_size == file.length and written <= status.st_mtime_ns <= written + LONGEST_WRITE:
+            self._stamps[file.path] = status.st_mtime_ns
+
+    def _hold(self, piece: int) -> None:
+        if self.held.add(piece):
+            self.held_bytes += self.manifest.piece(piece).length
+
+    def _drop(self, piece: int) -> bool:
+        if not self.held.discard(piece):
+            return False
+        self.held_bytes -= self.manifest.piece(piece).length
+        return True
 
     @property
     def path(self) -> Path:
-        """The content's file or folder."""
-        return self.location / self.manifest.name
+        """The content's file or folder, where it lies now."""
+        return (self._arrivals if self._arriving else self.location) / self.manifest.name
+
+    @property
+    def _arrivals(self) -> Path:
+        return self.location / arrivals_folder(self.manifest.infohash) / _ARRIVING
 
     def path_of(self, file: ManifestFile) -> Path:
         """Where a file of the content lies."""
@@ -84,7 +142,7 @@ class ContentStore:
             for file in files:
                 self._stamps[file.path] = stamps[file.path]
                 for piece in _pieces(file):
-                    self.held.add(piece)
+                    self._hold(piece)
 
     def intact(self, pieces: Iterable[int]) -> bool:
         """Whether all these pieces are there, in files that nobody has changed."""
@@ -114,7 +172,8 @@ class ContentStore:
 
     def _read_span(self, span: PieceSpan, begin: int, length: int) -> memoryview | None:
         try:
-            descriptor = os.open(self.path_of(span.file), os.O_RDONLY | os.O_CLOEXEC | self._no_follow)
+            with self._lock:  # so that it is not moved in between
+                descriptor = os.open(self.path_of(span.file), os.O_RDONLY | os.O_CLOEXEC | self._no_follow)
         except OSError:
             return None
         try:
@@ -143,20 +202,62 @@ class ContentStore:
         span = self.manifest.piece(piece)
         if len(data) != span.length or not verify_piece(data, span.expected, leaves=span.leaves):
             return False
-        path = self.path_of(span.file)
         with self._lock:
+            path = self.path_of(span.file)
             with translated(str(path)):
                 descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | self._no_follow)
+            known = False
             try:
                 known = self._trusted(span.file, os.fstat(descriptor))
+                self._log.append([(piece, WRITING)])
+                self._drop(piece)
                 write_all(descriptor, data, span.offset, path)
-                stamp = os.fstat(descriptor).st_mtime_ns if known else UNKNOWN
             finally:
+                # Also where the disk is full: the rest of the file is what it was.
+                stamp = os.fstat(descriptor).st_mtime_ns if known else UNKNOWN
+                self._stamps[span.file.path] = stamp
                 os.close(descriptor)
-            self._stamps[span.file.path] = stamp
             self._log.append([(piece, stamp)])
-            self.held.add(piece)
+            self._hold(piece)
         return True
+
+    def settle(self) -> None:
+        """Puts the content in its place, once all of it has arrived; does nothing where it lies there already.
+
+        Raises:
+            ContentError: Something of that name has come there meanwhile.
+        """
+        with self._lock:
+            place = self.location / self.manifest.name
+            if not self._arriving:
+                return
+            if os.path.lexists(place):
+                raise _occupied(place)
+            with translated(str(place)):
+                os.rename(self.path, place)
+            self._arriving = False
+            with suppress(OSError):  # others may keep something there
+                self._arrivals.rmdir()
+                self._arrivals.parent.rmdir()
+
+    def verify(self) -> list[int]:
+        """Reads all that is said to be there and checks it; what is wrong is forgotten, so that it is fetched again.
+
+        Returns:
+            The pieces that were wrong.
+
+        Raises:
+            ContentError: A file cannot be read, or what was found cannot be recorded.
+        """
+        before = list(self.held)
+        for file in self.manifest.files:
+            path = self.path_of(file)
+            if _status(path) is None:
+                self._lose(_pieces(file))
+            elif file.pieces and file.path in self._stamps:
+                with translated(str(path)):
+                    self._check_again(file, path, foreign=False)
+        return [piece for piece in before if piece not in self.held]
 
     def prepare(self, files: Sequence[ManifestFile]) -> None:
         """Makes files ready to be written: creates them, and checks again what was changed by others.
@@ -166,8 +267,11 @@ class ContentStore:
             UnsafePathError: A symbolic link would lead out of the folder.
             DiskFullError: There is no room.
         """
+        with self._lock:
+            self._choose_place()
+        above = (arrivals_folder(self.manifest.infohash), _ARRIVING) if self._arriving else ()
         for file in files:
-            parts = () if self.manifest.is_file else (self.manifest.name, *file.path.split("/")[:-1])
+            parts = above if self.manifest.is_file else (*above, self.manifest.name, *file.path.split("/")[:-1])
             make_folders(self.location, parts)
             path = self.path_of(file)
             if path.is_symlink():
@@ -186,9 +290,11 @@ class ContentStore:
             with path.open("r+b") as opened:
                 opened.truncate(file.length)
             self._check_again(file, path, foreign=False)
-        elif status.st_size != file.length or not path.is_file():
+        elif not path.is_file() or (status.st_size != file.length and not self._arriving):
             raise _occupied(path)
         else:
+            if self._arriving and status.st_size != file.length:
+                os.truncate(path, file.length)
             self._check_again(file, path, foreign=True)
 
     def _create(self, file: ManifestFile, path: Path) -> None:
@@ -218,7 +324,7 @@ class ContentStore:
                 data = read_up_to(opened.fileno(), span.length, span.offset)
                 if verify_piece(data, span.expected, leaves=span.leaves):
                     right.append(piece)
-                elif foreign and any(data):
+                elif foreign and not self._arriving and any(data):
                     raise _occupied(path)
                 else:
                     wrong.append(piece)
@@ -227,11 +333,11 @@ class ContentStore:
             self._stamps[file.path] = stamp
             self._log.append([(file.first_piece, OPENED), *((piece, stamp) for piece in right)])
             for piece in right:
-                self.held.add(piece)
+                self._hold(piece)
 
     def _lose(self, pieces: Iterable[int]) -> None:
         with self._lock:
-            lost = [piece for piece in pieces if self.held.discard(piece)]
+            lost = [piece for piece in pieces if self._drop(piece)]
             if lost:
                 self._log.append((piece, LOST) for piece in lost)
 
@@ -244,6 +350,11 @@ class ContentStore:
     def _no_follow(self) -> int:
         # The user's own files may be links inside the shared folder; what this peer wrote never is one.
         return 0 if self.shared else os.O_NOFOLLOW
+
+
+def arrivals_folder(infohash: bytes) -> str:
+    """The name of the hidden folder in which a content arrives, beside the place where it will lie."""
+    return f".fetching-{infohash.hex()}"
 
 
 def _pieces(file: ManifestFile) -> Iterator[int]:

@@ -81,8 +81,8 @@ class Hive:
     def member(self, name: str, identity: Identity | None = None, **options: Any) -> Member:
         transport, router, directory = self.peer(identity)
         folder = self.folder / name
-        options = {"run_sync": inline, "seed": 1, **options}
-        swarm = SwarmService(router, directory, folder, clock=lambda: 1.7e9, **options)
+        options = {"run_sync": inline, "seed": 1, "clock": lambda: 1.7e9, **options}
+        swarm = SwarmService(router, directory, folder, **options)
         self.nursery.start_soon(swarm.run)
         return Member(transport.peer_id, transport, router, directory, swarm, folder)
 

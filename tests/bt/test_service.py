@@ -9,6 +9,7 @@ import trio
 
 from hivemind_p2p.bt import file_hashing, files
 from hivemind_p2p.bt.concurrency import in_thread
+from hivemind_p2p.bt.exchange import WAIT_FOR_ROOM
 from hivemind_p2p.bt.hashing import BLOCK
 from hivemind_p2p.bt.link import infohash_of, make_link
 from hivemind_p2p.bt.metainfo_codec import build
@@ -280,8 +281,10 @@ async def test_a_full_disk_keeps_what_has_arrived(autojump_clock, folder, tmp_pa
             return write(descriptor, data, offset)
 
         monkeypatch.setattr(files.os, "pwrite", limited)
+        before = trio.current_time()
         with pytest.raises(DiskFullError):
             await peer.swarm.fetch(link)
+        assert trio.current_time() - before == WAIT_FOR_ROOM
         monkeypatch.undo()
         (statistics,) = peer.swarm.statistics().contents
         assert 0 < statistics.held_pieces < PIECES

@@ -10,7 +10,17 @@ import pytest
 
 import hivemind_p2p as hm
 from hivemind_p2p import errors
-from tests.journeys.programs import BOOTSTRAP, DEADLINE, PEER, TINY_PYTHON, Program, environment, run, run_together
+from tests.journeys.programs import (
+    BOOTSTRAP,
+    DEADLINE,
+    PEER,
+    TINY_PYTHON,
+    Program,
+    environment,
+    run,
+    run_together,
+    until,
+)
 
 STRANGER = "12D3KooWBmwkafWE2fqfzS96VoTZgpGp6aJsF4N4YdoJtztZpbhT"
 """A peer id that nobody here has."""
@@ -290,14 +300,21 @@ def six_mib(tmp_path):
 
 def test_a_full_disk(hive, joined, small_disk, six_mib):
     link = hive.share(six_mib)
-    what, hint = two_lines(PEER, "fetch", link, "--to", str(small_disk), "--json", env=joined)
+    env = joined | {"HIVEMIND_P2P_WAIT_FOR_ROOM": "0"}
+    what, hint = two_lines(PEER, "fetch", link, "--to", str(small_disk), "--json", env=env)
     assert "room" in what
     assert "kept" in hint
-    # With more room it goes on: what had arrived is kept, and the content is whole in the end.
-    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
-    code, out, err = run(PEER, "fetch", link, "--to", str(small_disk), "--json", env=joined)
-    assert (code, err) == (0, "")
-    fetched = Path(json.loads(out)["path"])
+    assert not (small_disk / "six").exists(), "what has the name is whole"
+    # Begun again, it waits; with more room it goes on, and the content is whole in the end.
+    command = ["-m", PEER, "fetch", link, "--to", str(small_disk), "--json"]
+    with Program(command, environment(joined)) as fetch:
+        until(lambda: "fetch_paused" in fetch.errors, "the fetch says that it waits")
+        assert fetch.running
+        subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+        fetched = Path(json.loads(fetch.line())["path"])
+        assert fetch.end() == 0
+        assert "fetch_goes_on" in fetch.errors
+    assert fetched == small_disk / "six"
     assert {file.name: file.read_bytes() for file in fetched.iterdir()} == {
         file.name: file.read_bytes() for file in six_mib.iterdir()
     }
@@ -305,7 +322,7 @@ def test_a_full_disk(hive, joined, small_disk, six_mib):
 
 def test_a_full_disk_has_a_class(hive, small_disk, six_mib):
     link = hive.share(six_mib)
-    with hm.connect(hive.nodes.bootstrap_address) as other, pytest.raises(errors.DiskFullError):
+    with hm.connect(hive.nodes.bootstrap_address, wait_for_room=0) as other, pytest.raises(errors.DiskFullError):
         other.fetch(link, small_disk)
 
 
