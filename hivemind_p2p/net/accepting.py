@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.errors import NetworkError, PortInUseError
+from hivemind_p2p.errors import PortInUseError
+from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.addresses import parse, tcp_endpoint
 from hivemind_p2p.net.half_open import HalfOpen
 from hivemind_p2p.net.seldom import Seldom
+from hivemind_p2p.net.sockets import shared_socket
 
 if TYPE_CHECKING:
     from multiaddr import Multiaddr
@@ -113,7 +115,7 @@ class Acceptor:
             self.accepted += 1
         except Exception as error:
             # Whatever a stranger can send, and libp2p can raise of it, costs that stranger's connection only.
-            self._refuse(str(place), _story(error))
+            self._refuse(str(place), libp2p_host.story(error))
         finally:
             if not upgraded:
                 stream.socket.close()
@@ -126,12 +128,8 @@ class Acceptor:
 async def _listener(address: str) -> trio.SocketListener:
     host, port = tcp_endpoint(address)
     family = trio.socket.AF_INET6 if parse(address)[0][0] == "ip6" else trio.socket.AF_INET
-    listener = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    listener = shared_socket(family)
     try:
-        listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
-        if hasattr(trio.socket, "SO_REUSEPORT"):
-            # So that a hole can be punched from this very port.
-            listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
         if family == trio.socket.AF_INET6:
             listener.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 1)
         await listener.bind((host, port))
@@ -148,12 +146,3 @@ async def _listener(address: str) -> trio.SocketListener:
 def _with_port(address: str, listener: trio.SocketListener) -> str:
     head, _, _ = address.rpartition("/")
     return f"{head}/{listener.socket.getsockname()[1]}"
-
-
-def _story(error: BaseException) -> str:
-    """The innermost reason, in few words: some of it quotes what the other side has sent."""
-    while error.__cause__ is not None and not isinstance(error, NetworkError):
-        error = error.__cause__
-    if isinstance(error, NetworkError):
-        return error.message[:160]
-    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import DeadlineExceededError, ProtocolError, StreamClosedError
+from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.binary_addresses import write_varint
 from hivemind_p2p.types import PeerId
 
@@ -66,7 +67,7 @@ class Link:
         """Closes it, telling the other side."""
         try:
             await self.connection.close()
-        except failures() as error:
+        except libp2p_host.errors() as error:
             _events.debug("close_failed", peer=self.peer, error=repr(error))
 
 
@@ -155,7 +156,7 @@ class Call:
             return bytes(await self._stream.read(most))
         except StreamEOF:
             return b""
-        except failures() as error:
+        except libp2p_host.errors() as error:
             raise StreamClosedError(f"the stream to {self.peer} broke: {error}") from error
 
     async def write(self, data: bytes) -> None:
@@ -166,7 +167,7 @@ class Call:
         """
         try:
             await self._stream.write(data)
-        except failures() as error:
+        except libp2p_host.errors() as error:
             raise StreamClosedError(f"the stream to {self.peer} broke: {error}") from error
 
     async def close(self) -> None:
@@ -175,7 +176,7 @@ class Call:
             with trio.move_on_after(1) as patience:
                 patience.shield = True
                 await self._stream.close()
-        except failures() as error:
+        except libp2p_host.errors() as error:
             _events.debug("close_failed", peer=self.peer, error=repr(error))
 
     async def reset(self) -> None:
@@ -184,7 +185,7 @@ class Call:
             with trio.move_on_after(1) as patience:
                 patience.shield = True
                 await self._stream.reset()
-        except failures() as error:
+        except libp2p_host.errors() as error:
             _events.debug("reset_failed", peer=self.peer, error=repr(error))
 
 
@@ -203,10 +204,3 @@ class _ConnectionOf:
 
     async def close(self) -> None:
         await self.muxed_conn.close()
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Everything that libp2p's streams and connections raise when something is wrong with them."""
-    from libp2p.exceptions import BaseLibp2pError
-
-    return (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, ValueError, KeyError)

@@ -22,8 +22,9 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import BusyError, NetworkError, PeerUnreachableError, ProtocolError
+from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.addresses import relay_of
-from hivemind_p2p.net.calls import Call, Link, failures
+from hivemind_p2p.net.calls import Call, Link
 from hivemind_p2p.net.links import Links
 from hivemind_p2p.net.relay import HOP, STOP
 from hivemind_p2p.proto import reachability_pb2 as wire
@@ -70,14 +71,14 @@ class RelayedConnection:
             return bytes(await self._stream.read(n if n else 1 << 16))
         except StreamEOF:
             return b""
-        except failures() as error:
+        except libp2p_host.errors() as error:
             raise _raw_error(error) from error
 
     async def write(self, data: bytes) -> None:
         """Sends all bytes."""
         try:
             await self._stream.write(data)
-        except failures() as error:
+        except libp2p_host.errors() as error:
             raise _raw_error(error) from error
 
     async def close(self) -> None:
@@ -86,7 +87,7 @@ class RelayedConnection:
             with trio.move_on_after(1) as patience:
                 patience.shield = True
                 await self._stream.close()
-        except failures() as error:
+        except libp2p_host.errors() as error:
             _events.debug("close_failed", error=repr(error))
 
     def get_remote_address(self) -> tuple[str, int] | None:

@@ -33,6 +33,7 @@ from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net import noise
 from hivemind_p2p.net.addresses import tcp_endpoint
 from hivemind_p2p.net.negotiation import Lines, Proposer, encode
+from hivemind_p2p.net.sockets import cause_of
 from hivemind_p2p.types import PeerId, PeerInfo
 
 RESOLVE_DEADLINE: Final = 3.0
@@ -188,10 +189,7 @@ async def _connect(places: Sequence[tuple[str, int]]) -> trio.SocketStream:
 
 
 def _outcome_of(error: OSError) -> Outcome:
-    """What the system said is the cause of what trio raises, or inside a group there."""
-    cause: BaseException = error.__cause__ or error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
+    cause = cause_of(error)
     if isinstance(cause, ConnectionRefusedError):
         return Outcome.REFUSED
     return Outcome.SILENT if isinstance(cause, TimeoutError) else Outcome.UNREACHABLE

@@ -15,6 +15,8 @@ import trio
 
 from hivemind_p2p.errors import NetworkError
 from hivemind_p2p.identity import Identity
+from hivemind_p2p.net.sockets import open_socket
+from hivemind_p2p.types import PeerId
 
 if TYPE_CHECKING:
     from libp2p.host.basic_host import BasicHost
@@ -122,12 +124,36 @@ async def run_host(host: BasicHost, *, task_status: trio.TaskStatus[None] = trio
         await trio.sleep_forever()
 
 
-def announce(host: Any, addresses: tuple[str, ...]) -> None:
-    """Sets what libp2p's identify tells others: its host asks for it when it is made, and not later."""
-    from multiaddr import Multiaddr
+async def dial(swarm: Any, peer: PeerId, address: str, source: tuple[str, int] | None = None) -> Any:
+    """Connects to a peer; libp2p's connection.
 
-    announced = [Multiaddr(address) for address in addresses]
-    host._addrs_factory = lambda _: list(announced)
+    The socket is opened here: libp2p's own dial knows no names, and tells failures in words of its own.
+
+    Args:
+        swarm: libp2p's, which makes a connection of the socket.
+        peer: Who has to be there.
+        address: Plain TCP.
+        source: The IP address and port to call from, if that matters.
+
+    Raises:
+        NetworkError: There is no answer, or not that peer's; the message does not repeat the address.
+    """
+    from libp2p.io.trio import TrioTCPStream
+    from libp2p.network.connection.raw_connection import RawConnection
+    from libp2p.peer.id import ID
+
+    stream = await open_socket(address, source)
+    connection = None
+    try:
+        raw = RawConnection(TrioTCPStream(stream), True)
+        connection = await swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer))
+    except Exception as error:
+        # libp2p and what it builds on raise many kinds here; all of them mean that this address is of no use.
+        raise NetworkError(story(error)) from error
+    finally:
+        if connection is None:
+            stream.socket.close()
+    return connection
 
 
 @cache
@@ -140,7 +166,14 @@ def errors() -> tuple[type[Exception], ...]:
 
 def story(error: BaseException) -> str:
     """What happened in the end: libp2p wraps an error many times, and the innermost one says it."""
+    from libp2p.exceptions import ParseError
+    from libp2p.protocol_muxer.exceptions import MultiselectClientError
+
     while error.__cause__ is not None and not isinstance(error, NetworkError):
         error = error.__cause__
+    if isinstance(error, ParseError):
+        return "what is there is no peer"
+    if isinstance(error, MultiselectClientError):
+        return "it does not speak this hive's encryption: one side has a hive key, and the other has none"
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     return text if len(text) <= LONGEST_STORY else f"{text[:LONGEST_STORY]}..."

@@ -7,7 +7,6 @@ and a proof that a peer listens somewhere must not become a connection that othe
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -23,8 +22,10 @@ from hivemind_p2p.errors import (
     PeerUnreachableError,
     ProtocolError,
 )
+from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.addresses import ip_endpoint, is_circuit
-from hivemind_p2p.net.calls import CALL_DEADLINE, Call, Link, failures
+from hivemind_p2p.net.calls import CALL_DEADLINE, Call, Link
+from hivemind_p2p.net.sockets import open_socket, port_is_taken
 from hivemind_p2p.types import PeerId, PeerInfo
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ PROOF_DEADLINE: Final = 5.0
 
 MOST_TRIED: Final = 4
 """Addresses of a relay or witness that are tried."""
-
-_PORT_TAKEN: Final = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE})
 
 _events = telemetry.source("links")
 
@@ -131,8 +130,8 @@ class Links:
             raise DeadlineExceededError(f"peer {link.peer} did not open {protocol} in {deadline:g} s") from error
         except MultiselectClientError as error:
             raise ProtocolError(f"peer {link.peer} does not speak {protocol}") from error
-        except failures() as error:
-            raise PeerUnreachableError(f"the connection to {link.peer} broke: {error}") from error
+        except libp2p_host.errors() as error:
+            raise PeerUnreachableError(f"the connection to {link.peer} broke: {libp2p_host.story(error)}") from error
         return Call(stream)
 
     async def connect(self, peer: PeerInfo) -> Link:
@@ -149,8 +148,10 @@ class Links:
             try:
                 with trio.fail_after(CALL_DEADLINE):
                     link = Link(await self.dial(peer.peer_id, address))
-            except (NetworkError, trio.TooSlowError) as error:
-                reasons.append(f"{address}: {error or 'no answer'}")
+            except NetworkError as error:
+                reasons.append(f"{address}: {error.message}")
+            except trio.TooSlowError:
+                reasons.append(f"{address}: no answer within {CALL_DEADLINE:g} s")
         if link is None:
             raise PeerUnreachableError(f"peer {peer.peer_id} did not answer ({'; '.join(reasons) or 'no address'})")
         return link
@@ -163,14 +164,14 @@ class Links:
         """
         source = self.source_for(address) if peer in self.reuse_port_to else None
         if source is None:
-            return await self._dial(peer, address, None)
+            return await libp2p_host.dial(self._swarm, peer, address)
         try:
-            connection = await self._dial(peer, address, source)
+            connection = await libp2p_host.dial(self._swarm, peer, address, source)
         except NetworkError as error:
-            if not _port_is_taken(error):
+            if not port_is_taken(error):
                 raise
             # A connection from here to there has just ended, or another one exists.
-            return await self._dial(peer, address, None)
+            return await libp2p_host.dial(self._swarm, peer, address)
         self._dialled_from[connection.muxed_conn] = source[1]
         return connection
 
@@ -187,18 +188,8 @@ class Links:
         if source is None:
             raise NetworkError(f"this peer listens at no address from which {address} can be dialled")
         if not as_server:
-            return await self._dial(peer, address, source)
+            return await libp2p_host.dial(self._swarm, peer, address, source)
         return await self._dial_as_server(peer, address, source)
-
-    async def _dial(self, peer: PeerId, address: str, source: tuple[str, int] | None) -> Any:
-        from libp2p.peer.id import ID
-        from multiaddr import Multiaddr
-
-        try:
-            return await self._swarm.dial_addr(Multiaddr(address), ID.from_base58(peer), source)
-        except Exception as error:
-            # libp2p and what it builds on raise many kinds here; all of them mean that this address is of no use.
-            raise NetworkError(f"{address}: {_innermost(error)}") from error
 
     async def _dial_as_server(self, peer: PeerId, address: str, source: tuple[str, int]) -> Any:
         """Dials, and from there on behaves as the side that was dialled, in Noise and in Yamux.
@@ -212,17 +203,17 @@ class Links:
         stream = None
         muxed = None
         try:
-            stream = await _open_from(source, ip_endpoint(address))
+            stream = await open_socket(address, source)
             raw = RawConnection(TrioTCPStream(stream), False)
             muxed = await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr(address))
         except Exception as error:
-            raise NetworkError(f"{address}: {_innermost(error)}") from error
+            raise NetworkError(libp2p_host.story(error)) from error
         finally:
             if stream is not None and muxed is None:
                 stream.socket.close()
         if muxed.peer_id.to_base58() != peer:
             await muxed.close()
-            raise NetworkError(f"{address}: {muxed.peer_id} is there instead of {peer}")
+            raise NetworkError(f"peer {muxed.peer_id} answered where {peer} was expected")
         return muxed
 
     def source_for(self, address: str) -> tuple[str, int] | None:
@@ -285,7 +276,7 @@ class Links:
                 connection = await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer))
             upgraded = True
         except Exception as error:
-            raise NetworkError(f"no connection to {peer} through {raw.relay}: {_innermost(error)}") from error
+            raise NetworkError(f"no connection to {peer} through {raw.relay}: {libp2p_host.story(error)}") from error
         finally:
             if not upgraded:
                 await raw.close()
@@ -303,34 +294,3 @@ class Links:
         # Not the relayed ones: of those libp2p would tell the relay's place as this peer's own.
         announced = [Multiaddr(address) for address in addresses if not is_circuit(address)]
         self._host._addrs_factory = lambda _: list(announced)
-
-
-async def _open_from(source: tuple[str, int], target: tuple[str, int]) -> trio.SocketStream:
-    """A TCP connection that leaves from a port which this peer listens on, too."""
-    family = trio.socket.AF_INET6 if ":" in target[0] else trio.socket.AF_INET
-    opened = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-    try:
-        opened.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
-        if hasattr(trio.socket, "SO_REUSEPORT"):
-            opened.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
-        await opened.bind(source)
-        await opened.connect(target)
-    except BaseException:
-        opened.close()
-        raise
-    return trio.SocketStream(opened)
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-
-
-def _port_is_taken(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _PORT_TAKEN:
-            return True
-        cause = cause.__cause__
-    return False

@@ -4,7 +4,7 @@
         transport.set_handler("/hivemind/echo/1", echo)
         stream = await transport.open_stream(peer, "/hivemind/echo/1")
 
-libp2p's swarm dials, upgrades and keeps the connections, and its own protocols (identify, ping) are answered by its
+libp2p's swarm upgrades and keeps the connections, and its own protocols (identify, ping) are answered by its
 host. What is said on each byte of the way, the encryption, the streams and the agreement on their protocol, is this
 package's: on the wire it is what libp2p's specifications say.
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.errors import NetworkError, PeerUnreachableError, ProtocolError
+from hivemind_p2p.errors import PeerUnreachableError, ProtocolError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import StreamHandler
 from hivemind_p2p.net import libp2p_host, listening
@@ -137,7 +137,7 @@ class LibP2PTransport:
         self._liveness.kept = set(peers)
 
     def dial_with(self, dial: Callable[[PeerId, str], Awaitable[Any]]) -> None:
-        """Dials by a function that also knows the way through relays; by libp2p's swarm before."""
+        """Dials by a function that also knows the way through relays; by plain TCP before."""
         self._dial_by = dial
 
     def round_trip(self, peer: PeerId) -> float | None:
@@ -184,16 +184,9 @@ class LibP2PTransport:
         return next((connection for connection in alive if not connection.relayed), alive[0] if alive else None)
 
     async def _dial(self, peer: PeerId, address: str) -> Any:
-        from libp2p.peer.id import ID
-        from multiaddr import Multiaddr
-
         if self._dial_by is not None:
             return await self._dial_by(peer, address)
-        try:
-            return await self._swarm.dial_addr(Multiaddr(address), ID.from_base58(peer))
-        except Exception as error:
-            # libp2p and what it builds on raise many kinds here; all of them mean that this address is of no use.
-            raise NetworkError(libp2p_host.story(error)) from error
+        return await libp2p_host.dial(self._swarm, peer, address)
 
     async def _let_go(self, connection: Any) -> None:
         """Closes a connection whatever libp2p's swarm thinks of it."""

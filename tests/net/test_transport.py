@@ -138,11 +138,30 @@ async def test_a_failed_dial_tells_each_address_and_blocks_nobody():
         assert alice.statistics().failed_dials == 1
 
 
+async def test_a_peer_may_be_known_by_a_name():
+    async with two_transports() as (alice, bob):
+        bob.set_handler(PROTOCOL, echo)
+        port = bob.addresses[0].rpartition("/")[2]
+        alice.learn(PeerInfo(BOB.peer_id, (f"/dns4/localhost/tcp/{port}",)))
+        assert await ask(alice, BOB.peer_id) == b"hello"
+
+
+async def test_why_a_dial_has_failed_is_told_in_words_of_our_own():
+    async with two_transports() as (alice, bob), open_transport(CAROL, LOOPBACK, psk=b"c" * 32) as carol:
+        unused = f"/ip4/127.0.0.1/tcp/{free_port()}"
+        alice.learn(PeerInfo(CAROL.peer_id, (unused, *bob.addresses, *carol.addresses)))
+        with pytest.raises(PeerUnreachableError) as caught:
+            await alice.connect(CAROL.peer_id)
+        assert f"({unused}: nothing listens there;" in caught.value.message
+        assert f"{bob.addresses[0]}: peer {BOB.peer_id} answered where {CAROL.peer_id}" in caught.value.message
+        assert f"{carol.addresses[0]}: it does not speak this hive's encryption" in caught.value.message
+
+
 async def test_another_peer_at_the_address_is_not_taken_for_the_one_called():
     async with two_transports() as (alice, bob):
         bob.set_handler(PROTOCOL, echo)
         alice.learn(PeerInfo(CAROL.peer_id, bob.addresses))
-        with pytest.raises(PeerUnreachableError, match="answered where .* was expected"):
+        with pytest.raises(PeerUnreachableError, match=r"answered where .* was expected"):
             await alice.open_stream(CAROL.peer_id, PROTOCOL)
 
 
@@ -298,12 +317,12 @@ async def test_a_refusal_reaches_a_caller_whose_request_was_not_read():
 async def test_a_cut_off_message_is_a_closed_stream():
     async with two_transports() as (alice, bob), trio.open_nursery() as nursery:
         near, far = Router(alice, nursery), Router(bob, nursery)
-        begun, told = trio.Event(), trio.Event()
+        cut_off, told = trio.Event(), trio.Event()
         outcome = []
 
         async def receive(channel):
             await channel.receive(Signed)
-            begun.set()
+            await cut_off.wait()
             try:
                 await channel.receive(Signed, max_payload=1 << 27)
             except StreamClosedError as error:
@@ -316,9 +335,10 @@ async def test_a_cut_off_message_is_a_closed_stream():
             async with trio.open_nursery() as sending:
                 await channel.send(Signed())
                 sending.start_soon(channel.send, Signed(), bytes(64 << 20))
-                await begun.wait()
+                await trio.testing.wait_all_tasks_blocked(0.01)  # the window is full, in the middle of the message
                 scope.cancel()
         assert scope.cancelled_caught
+        cut_off.set()
         await told.wait()
         assert "mid-message" in outcome[0]
 
