@@ -16,7 +16,7 @@ from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
 from hivemind_p2p.types import Credits, Link, Needs
-from hivemind_p2p.views import Balance, Ledger, PeerList, Statement, peer_rows
+from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, peer_rows
 
 if TYPE_CHECKING:
     from hivemind_p2p.interfaces import Progress
@@ -130,6 +130,30 @@ class AsyncHive:
         """
         folder = _local(to) if to is not None else None
         return await self.peer.content.fetch(await self._link(link), to=folder, progress=progress)
+
+    async def contents(self) -> ContentList:
+        """What this peer has fetched and what it shares."""
+        return ContentList.of(self.peer.content.statistics())
+
+    async def pin(self, link: Link | str, *, pinned: bool = True) -> None:
+        """Says whether a content stays when room is made for others (``storage=``).
+
+        Raises:
+            ContentError: This peer has nothing of it.
+        """
+        await self.peer.content.pin(Link(str(link)), pinned=pinned)
+
+    async def remove(self, link: Link | str) -> None:
+        """Serves a content no more; its files go too where they lie in this peer's own folder.
+
+        Raises:
+            ContentError: This peer has nothing of it, or it is being fetched.
+        """
+        await self.peer.content.remove(Link(str(link)))
+
+    async def statistics(self) -> dict[str, Any]:
+        """The figures of every service of this peer, by its name."""
+        return self.peer.statistics()
 
     async def _link(self, link: Path | str) -> Link:
         from hivemind_p2p.bt.link import is_magnet

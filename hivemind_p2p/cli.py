@@ -13,12 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.models import TyperInfo
 
-from hivemind_p2p import __version__, config
+from hivemind_p2p import __version__, config, swarm_commands
 from hivemind_p2p.doctor import command as doctor_command
 from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
 from hivemind_p2p.options import AsJson, Bootstrap, HiveKeyFile, Identity, Username, Verbose
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 
 doctor = app.command()(doctor_command.doctor)
+app.registered_groups = [TyperInfo(swarm_commands.app, name="swarm")]
 
 
 def main() -> None:
@@ -63,6 +66,9 @@ def run(
     name: Annotated[str | None, typer.Option(help="What others see beside the peer id.")] = None,
     cpus: Annotated[float | None, typer.Option(help="Cores to lend; all by default.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory to lend, such as 8GiB; half by default.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Room for fetched contents, such as 50GiB; no limit by default.")
+    ] = None,
     serve_models: Annotated[str | None, typer.Option(help="any: host stages of published models; or none.")] = None,
     sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap or none.")] = None,
     relay: Annotated[
@@ -88,6 +94,7 @@ def run(
             name=name,
             cpus=cpus,
             memory=memory,
+            storage=storage,
             serve_models=serve_models,
             sandbox=sandbox,
             relay=relay,
@@ -211,14 +218,16 @@ def share(
     verbose: Verbose = False,
 ) -> None:
     """Share a file or folder until Ctrl-C, and print its link."""
-    import trio
+    from hivemind_p2p.notebook.transfers import hashing, wait_and_watch
 
     with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
-        link = hive.publish_model(path) if as_model else hive.share(path, torrent=torrent)
-        if as_model and torrent is not None:
-            hive.share(path, torrent=torrent)
+        with hashing(path, shown=not as_json):
+            link = hive.publish_model(path) if as_model else hive.share(path, torrent=torrent)
+            if as_model and torrent is not None:
+                hive.share(path, torrent=torrent)
         say_ready(as_json=as_json, peer_id=hive.peer_id, addresses=hive.addresses, link=link)
-        trio.run(lambda: wait_for_the_end(exit_with_parent=exit_with_parent))
+        ends = partial(wait_for_the_end, exit_with_parent=exit_with_parent)
+        wait_and_watch(hive, link, ends, shown=not as_json)
 
 
 @app.command()

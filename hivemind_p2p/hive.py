@@ -24,7 +24,7 @@ from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import Model
 from hivemind_p2p.peer import open_peer
 from hivemind_p2p.types import Link, Needs
-from hivemind_p2p.views import Balance, Ledger, PeerList, Statement, in_credits
+from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, in_credits
 
 if TYPE_CHECKING:
     from hivemind_p2p.sharding.model import LoadProgress
@@ -151,6 +151,22 @@ class Hive:
         self._check_open()
         with fetch_view(shown=progress) as show:
             return self._portal.call_watched(lambda report: self._asynchronous.fetch(link, to, progress=report), show)
+
+    def contents(self) -> ContentList:
+        """What this peer has fetched and what it shares."""
+        return self._call(self._asynchronous.contents)
+
+    def pin(self, link: Link | str, *, pinned: bool = True) -> None:
+        """Says whether a content stays when room is made for others. See `AsyncHive.pin`."""
+        self._call(lambda: self._asynchronous.pin(link, pinned=pinned))
+
+    def remove(self, link: Link | str) -> None:
+        """Serves a content no more, and removes what was fetched of it. See `AsyncHive.remove`."""
+        self._call(self._asynchronous.remove, link)
+
+    def statistics(self) -> dict[str, Any]:
+        """The figures of every service of this peer, by its name."""
+        return self._call(self._asynchronous.statistics)
 
     def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
         """Shares a checkpoint folder and announces it. See `AsyncHive.publish_model`."""

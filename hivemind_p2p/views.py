@@ -76,6 +76,103 @@ def stages_text(stages: Sequence[StageOffer]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentRow:
+    """One content that lies here or is shared from here.
+
+    Attributes:
+        link: By which others fetch it.
+        name: Of its file or folder.
+        path: Where it lies.
+        length: Bytes of all its files.
+        held_bytes: Bytes of what is here.
+        complete: Whether all of it is.
+        shared: Whether these are the user's own files, served from where they lie.
+        pinned: Whether it stays when room is made for others.
+        state: In words: ``shared``, ``complete``, ``in part``, ``fetching`` or ``paused``.
+        downloaded_bytes: Bytes taken from others since the start.
+        uploaded_bytes: Bytes given to others since the start.
+    """
+
+    link: str
+    name: str
+    path: str
+    length: int
+    held_bytes: int
+    complete: bool
+    shared: bool
+    pinned: bool
+    state: str
+    downloaded_bytes: int = 0
+    uploaded_bytes: int = 0
+
+    @classmethod
+    def of(cls, content: Any) -> ContentRow:
+        """From the figures of the swarm service."""
+        complete = content.held_pieces == content.pieces
+        states = {
+            "paused": content.paused,
+            "fetching": content.fetching,
+            "shared": content.shared,
+            "complete": complete,
+        }
+        return cls(
+            link=content.link,
+            name=content.name,
+            path=content.path,
+            length=content.length,
+            held_bytes=content.held_bytes,
+            complete=complete,
+            shared=content.shared,
+            pinned=content.pinned,
+            state=next((state for state, holds in states.items() if holds), "in part"),
+            downloaded_bytes=content.downloaded_bytes,
+            uploaded_bytes=content.uploaded_bytes,
+        )
+
+    @property
+    def here(self) -> str:
+        """How much of it is here."""
+        from hivemind_p2p.notebook.words import amount, part
+
+        return amount(self.length) if self.complete else part(self.held_bytes, self.length)
+
+
+class ContentList(list[ContentRow]):
+    """The contents of a peer; a table in a notebook."""
+
+    def __init__(self, rows: Iterable[ContentRow] = (), *, stored_bytes: int = 0, quota: int = 0) -> None:
+        super().__init__(rows)
+        self.stored_bytes = stored_bytes
+        self.quota = quota
+
+    @classmethod
+    def of(cls, statistics: Any) -> ContentList:
+        """From the figures of the swarm service."""
+        rows = [ContentRow.of(content) for content in statistics.contents]
+        return cls(rows, stored_bytes=statistics.stored_bytes, quota=statistics.storage_quota)
+
+    @property
+    def note(self) -> str:
+        """How much room they take in this peer's own folder."""
+        from hivemind_p2p.notebook.words import amount, counted
+
+        of = f" of {amount(self.quota)}" if self.quota else ""
+        return f"{counted(len(self), 'content')}, {amount(self.stored_bytes)}{of} in this peer's own folder"
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {row.name:<24} {row.here:>18}  {row.state:<9} {'pinned' if row.pinned else '':<6}".rstrip()
+            for row in self
+        ]
+        return "\n".join([self.note, *lines])
+
+    def _repr_html_(self) -> str:
+        from hivemind_p2p.notebook.reprs import contents_html
+
+        return contents_html(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
     """What an account has, in credits.
 

@@ -44,6 +44,7 @@ LAYERS = {
     "notebook": 7,
     "options": 7,
     "program": 7,
+    "swarm_commands": 7,
     "tables": 7,
     "demo": 7,
     "doctor": 7,

@@ -69,8 +69,8 @@ class Catalogue:
         entries: list[Entry] = []
         for entry in sorted(self._folder.glob(f"*/{_ENTRY}")):
             try:
-                pinned = (entry.parent / _PINNED).exists()
-                entries.append(Entry(_load(entry.parent), pinned, entry.stat().st_mtime))
+                store = _load(entry.parent)
+                entries.append(Entry(store, self.is_pinned(store.manifest.infohash), entry.stat().st_mtime))
             except (HivemindError, OSError, ValueError, KeyError, TypeError) as error:
                 _events.warning("catalogue_entry_unreadable", entry=str(entry.parent), error=str(error))
         return entries
@@ -126,6 +126,10 @@ class Catalogue:
         path = self._folder / infohash.hex() / _PINNED
         with translated(str(path)):
             path.touch() if pinned else path.unlink(missing_ok=True)
+
+    def is_pinned(self, infohash: bytes) -> bool:
+        """Whether it must not be dropped to make room."""
+        return (self._folder / infohash.hex() / _PINNED).exists()
 
     def remove(self, infohash: bytes) -> None:
         """Forgets a content.

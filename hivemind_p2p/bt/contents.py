@@ -28,6 +28,8 @@ class ContentStatistics:
         paused: Why a fetch of it waits, if it does.
         downloaded_bytes: Bytes of pieces taken from others since the start, checked and stored.
         uploaded_bytes: Bytes of pieces given to others since the start.
+        peers: Peers that it is exchanged with now.
+        served: Those of them that may ask for pieces now.
     """
 
     link: str
@@ -44,6 +46,8 @@ class ContentStatistics:
     paused: str
     downloaded_bytes: int
     uploaded_bytes: int
+    peers: int = 0
+    served: int = 0
 
 
 class Content:
@@ -81,8 +85,8 @@ class Content:
         self.store = store
         self.arrived(new)
 
-    def statistics(self) -> ContentStatistics:
-        """The figures of this content."""
+    def statistics(self, *, peers: int = 0, served: int = 0) -> ContentStatistics:
+        """The figures of this content, with how many it is exchanged with and how many are served."""
         manifest = self.store.manifest
         return ContentStatistics(
             link=manifest.link,
@@ -99,6 +103,8 @@ class Content:
             paused=self.paused,
             downloaded_bytes=self.downloaded_bytes,
             uploaded_bytes=self.uploaded_bytes,
+            peers=peers,
+            served=served,
         )
 
 

@@ -326,6 +326,7 @@ class Fetch:
             download = self._member.download
             if download is None:
                 return
+            self._tell()
             if not self._content.paused and self._stalled_for() > (HOPE if download.promised else IDLE_DEADLINE):
                 raise NoSourceError(
                     f"{download.missing} of {len(self._wish.missing)} wanted pieces of {self._manifest.name!r} "

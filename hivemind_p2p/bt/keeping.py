@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -73,13 +73,20 @@ class Keeper:
         async with self._lock:
             if self._is_own(content):
                 wanted = content.store.manifest.infohash
-                kept = [self._kept(each) for each in self._contents if self._is_own(each)]
+                own = [each for each in self._contents if self._is_own(each)]
+                await self._run_sync(partial(self._read_pins, own))
+                kept = [self._kept(each) for each in own]
                 for infohash in to_drop(kept, wanted=wanted, more=more, quota=self.quota, now=self._clock()):
                     found = self._contents.get(infohash)
                     assert found is not None
                     _events.info("dropped", link=found.store.manifest.link, bytes=found.store.held_bytes)
                     await self._remove(found)
             content.target_bytes = content.store.held_bytes + more
+
+    def _read_pins(self, contents: Sequence[Content]) -> None:
+        # `hivemind-peer swarm pin` may have written them while this peer runs.
+        for content in contents:
+            content.pinned = self._catalogue.is_pinned(content.store.manifest.infohash)
 
     def _kept(self, content: Content) -> Kept:
         return Kept(

@@ -300,7 +300,7 @@ class SwarmService:
 
     def statistics(self) -> SwarmStatistics:
         """What was moved, and what is going on."""
-        contents = tuple(content.statistics() for content in self._contents)
+        contents = tuple(self._statistics_of(content) for content in self._contents)
         return SwarmStatistics(
             contents=contents,
             downloaded_bytes=sum(content.downloaded_bytes for content in contents),
@@ -311,6 +311,12 @@ class SwarmService:
             stored_bytes=self._keeper.used_bytes,
             storage_quota=self._keeper.quota,
         )
+
+    def _statistics_of(self, content: Content) -> ContentStatistics:
+        exchange = self._exchanges.get(content.store.manifest.infohash)
+        if exchange is None:
+            return content.statistics()
+        return content.statistics(peers=len(exchange), served=len(exchange.member.served))
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 

@@ -120,21 +120,23 @@ def bar(title: str, *, shown: bool) -> Iterator[Bar | None]:
 
 @contextmanager
 def fetch_view(*, shown: bool) -> Iterator[Callable[[FetchProgress], None]]:
-    """Shows a fetch."""
-    with bar("fetching", shown=shown) as drawn:
+    """Shows a fetch: how far it is, how fast, from how many, how long it takes, and which pieces are there."""
+    if not shown or not (in_notebook() or sys.stderr.isatty()):
+        yield _nobody_looks
+        return
+    from hivemind_p2p.notebook import transfers
 
-        def show(progress: FetchProgress) -> None:
-            if drawn is not None:
-                text = f"{progress.done_bytes / 2**20:.1f} of {progress.wanted_bytes / 2**20:.1f} MiB"
-                drawn.show(
-                    progress.done_bytes, progress.wanted_bytes, f"{text} from {_counted(progress.sources, 'source')}"
-                )
+    drawn = transfers.NotebookFetch() if in_notebook() else transfers.TerminalFetch()
+    try:
+        yield drawn.show
+    except BaseException:
+        drawn.finish(well=False)
+        raise
+    drawn.finish(well=True)
 
-        yield show
 
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _nobody_looks(progress: FetchProgress) -> None:
+    del progress
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from hivemind_p2p.notebook.words import amount, runs
 from hivemind_p2p.views import stages_text
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 
     from hivemind_p2p.hive import Hive
     from hivemind_p2p.job import Job, JobList
-    from hivemind_p2p.views import Balance, Ledger, PeerList, Statement
+    from hivemind_p2p.notebook.words import FetchWords
+    from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement
 
-_NUMERIC = frozenset({"cpus", "memory", "credits", "cost", "available", "held"})
+_NUMERIC = frozenset({"cpus", "memory", "credits", "cost", "available", "held", "here", "given"})
 """Columns of numbers, set flush right."""
 
 _COLOURS = {"running": "#4285f4", "well": "#34a853", "failed": "#ea4335"}
@@ -65,6 +67,25 @@ def progress_html(title: str, fraction: float, text: str, state: str = "running"
     return template.render(title=title, percent=percent, text=text, colour=_COLOURS[state])
 
 
+def fetch_html(words: FetchWords, state: str, text: str) -> str:
+    """A fetch: a bar, a map of the pieces below it, and words beside them.
+
+    Args:
+        words: What to say.
+        state: ``running``, ``well`` or ``failed``; the bar's colour.
+        text: How fast it goes, or what became of it.
+    """
+    template = _environment().get_template("fetch.html")
+    return template.render(
+        title=words.title,
+        percent=f"{100.0 * min(1.0, max(0.0, words.fraction)):.0f}",
+        runs=runs(words.progress.pieces),
+        amount=words.amount,
+        text=text,
+        colour=_COLOURS[state],
+    )
+
+
 def hive_html(hive: Hive, *, title: str = "Hive", note: str = "", status_page: str = "") -> str:
     """A hive: who I am in it, and where its status page is."""
     note = note or repr(hive).strip("<>").partition(": ")[2]
@@ -85,6 +106,15 @@ def peers_html(peers: PeerList) -> str:
         for row in peers
     ]
     return table("Peers", ("name", "peer", "cpus", "memory", "tasks", "serves"), rows, note=str(len(rows)))
+
+
+def contents_html(contents: ContentList) -> str:
+    """What lies here, or is shared from here."""
+    rows = [
+        (row.name, row.here, row.state, amount(row.uploaded_bytes), "pinned" if row.pinned else "", row.link)
+        for row in contents
+    ]
+    return table("Contents", ("name", "here", "state", "given", "", "link"), rows, note=contents.note)
 
 
 def balance_html(balance: Balance) -> str:
