@@ -43,7 +43,7 @@ def preload() -> None:
 
 
 def new_host(identity: Identity, psk: bytes | None = None) -> BasicHost:
-    """A host with this identity, Noise and Yamux, that does nothing unasked; not running yet.
+    """A host with this identity, Noise and Yamux, that does nothing unasked and answers identify and ping; not running.
 
     Args:
         identity: Who it is.
@@ -54,6 +54,7 @@ def new_host(identity: Identity, psk: bytes | None = None) -> BasicHost:
     """
     import libp2p
     from libp2p.custom_types import TProtocol
+    from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH
     from libp2p.network.config import ConnectionConfig, RetryConfig
     from libp2p.transport.upgrader import TransportUpgrader
 
@@ -77,8 +78,13 @@ def new_host(identity: Identity, psk: bytes | None = None) -> BasicHost:
             max_connections_per_peer=MOST_OF_ONE_PEER,
         ),
         resource_manager=_resource_manager(),
+        disable_identify_address_discovery=True,
     )
     network = host.get_network()
+    # libp2p's host would ask each newcomer who it is, and take what any stranger pushes into its address book, which
+    # nobody here reads: `identify` asks whom it wants to ask.
+    network.notifees.clear()
+    host.remove_stream_handler(IDENTIFY_PUSH)
     network.retry_config = RetryConfig(max_retries=0)  # a refused connection is known at once
     network.upgrader = TransportUpgrader(security, muxer)
     network.upgrader.muxer_multistream = Muxers(muxer, UPGRADE_TIMEOUT)

@@ -12,6 +12,7 @@ import trio.testing
 from hivemind_p2p.errors import (
     AddressError,
     NoRecordError,
+    NotSpokenError,
     PeerUnreachableError,
     PortInUseError,
     ProtocolError,
@@ -102,6 +103,16 @@ async def test_the_remote_peer_is_known_on_both_sides():
         assert (stream.remote, stream.protocol) == (BOB.peer_id, PROTOCOL)
         assert await stream.receive_some() == b""
         assert seen == [(ALICE.peer_id, PROTOCOL)]
+
+
+async def test_nothing_is_said_on_a_connection_but_what_was_asked_for():
+    async with two_transports() as (alice, bob):
+        bob.set_handler(PROTOCOL, echo)
+        assert await ask(alice, BOB.peer_id) == b"hello"
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (await alice.connect(BOB.peer_id)).carried == 1
+        with pytest.raises(NotSpokenError):
+            await alice.open_stream(BOB.peer_id, "/ipfs/id/push/1.0.0")
 
 
 async def test_many_callers_share_one_dial():
