@@ -30,6 +30,9 @@ MOST_OF_PROVIDER = 2048
 MOST = 32 * 1024
 """Entries in total: some 10 MiB."""
 
+SWEEP_AGAIN_AFTER = 1.0
+"""Seconds before a full store looks once more for what has expired, however many providers find no room."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -54,9 +57,11 @@ class ProviderStore:
         self._most = most
         self._entries: dict[bytes, dict[PeerId, _Entry]] = {}
         self._of_provider: Counter[PeerId] = Counter()
+        self._count = 0
+        self._swept_at = float("-inf")
 
     def __len__(self) -> int:
-        return self._of_provider.total()
+        return self._count
 
     def add(self, key: bytes, provider: PeerInfo, now: float) -> None:
         """Notes a provider, anew or again.
@@ -71,6 +76,7 @@ class ProviderStore:
         if provider.peer_id not in self._entries.get(key, ()):
             self._make_room(key, provider.peer_id, now)
             self._of_provider[provider.peer_id] += 1
+            self._count += 1
         self._entries.setdefault(key, {})[provider.peer_id] = _Entry(provider, now + LIFETIME)
 
     def get(self, key: bytes, now: float, most: int) -> tuple[PeerInfo, ...]:
@@ -86,12 +92,14 @@ class ProviderStore:
             return
         if not entries:
             del self._entries[key]
+        self._count -= 1
         self._of_provider[provider] -= 1
         if not self._of_provider[provider]:
             del self._of_provider[provider]
 
     def expire(self, now: float) -> int:
         """Forgets what has expired; returns how many entries that were."""
+        self._swept_at = now
         gone = [
             (key, peer)
             for key, entries in self._entries.items()
@@ -103,10 +111,11 @@ class ProviderStore:
         return len(gone)
 
     def _make_room(self, key: bytes, provider: PeerId, now: float) -> None:
-        if self._obstacle(key, provider) is None:
-            return
-        self.expire(now)
-        if (obstacle := self._obstacle(key, provider)) is not None:
+        obstacle = self._obstacle(key, provider)
+        if obstacle is not None and abs(now - self._swept_at) >= SWEEP_AGAIN_AFTER:
+            self.expire(now)
+            obstacle = self._obstacle(key, provider)
+        if obstacle is not None:
             raise RecordError(f"no room for provider {provider}: {obstacle}")
 
     def _obstacle(self, key: bytes, provider: PeerId) -> str | None:

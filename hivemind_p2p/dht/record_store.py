@@ -29,6 +29,10 @@ MOST_BYTES = 64 * 1024 * 1024
 CLOCK_TOLERANCE = 60.0
 """Seconds that a signer's clock may be ahead of a replica's before its longest records are refused."""
 
+SWEEP_AGAIN_AFTER = 1.0
+"""Seconds before a full store looks once more for what has expired: looking through all of it takes 10 ms, and a flood
+of records that find no room would take that for each of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -81,6 +85,7 @@ class RecordStore:
         self._of_signer: Counter[PeerId] = Counter()
         self._count = 0
         self._bytes = 0
+        self._swept_at = float("-inf")
         self.cache = RecordCache()
 
     def __len__(self) -> int:
@@ -229,6 +234,7 @@ class RecordStore:
 
     def expire(self, now: float) -> int:
         """Forgets what has expired; returns how many records that were."""
+        self._swept_at = now
         self.cache.expire(now)
         gone = [
             entry.signed.record for kept in self._kept.values() for entry in kept.values() if entry.forget_at <= now
@@ -269,10 +275,11 @@ class RecordStore:
 
     def _make_room(self, signed: SignedRecord, now: float) -> None:
         """Raises unless there is room, having thrown out what has expired."""
-        if self._obstacle(signed) is None:
-            return
-        self.expire(now)
-        if (obstacle := self._obstacle(signed)) is not None:
+        obstacle = self._obstacle(signed)
+        if obstacle is not None and abs(now - self._swept_at) >= SWEEP_AGAIN_AFTER:
+            self.expire(now)
+            obstacle = self._obstacle(signed)
+        if obstacle is not None:
             raise RecordError(f"no room for the record of {signed.record.signer}: {obstacle}")
 
     def _obstacle(self, signed: SignedRecord) -> str | None:

@@ -53,3 +53,15 @@ def test_who_cannot_be_dialled_provides_nothing(info):
     with pytest.raises(RecordError, match="address"):
         ProviderStore().add(b"key", PeerInfo(info(1).peer_id), NOW)
     ProviderStore().remove(b"key", info(1).peer_id)
+
+
+def test_a_flood_at_a_full_store_looks_through_it_once_a_second(info, monkeypatch):
+    store = ProviderStore(most=1)
+    swept = []
+    expire = store.expire
+    monkeypatch.setattr(store, "expire", lambda now: swept.append(now) or expire(now))
+    store.add(b"a", info(1), NOW)
+    for number in range(20):
+        with pytest.raises(RecordError, match="no room"):
+            store.add(b"%d" % number, info(2), NOW + number / 10)
+    assert swept == [NOW, NOW + 1]

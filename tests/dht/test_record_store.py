@@ -158,3 +158,16 @@ def test_no_bytes_break_the_store(body):
             assert not attempt()
         except RecordError:
             continue
+
+
+def test_a_flood_at_a_full_store_looks_through_it_once_a_second(monkeypatch):
+    store = RecordStore(most_records=1)
+    swept = []
+    expire = store.expire
+    monkeypatch.setattr(store, "expire", lambda now: swept.append(now) or expire(now))
+    put(store, record())
+    for number in range(20):
+        with pytest.raises(RecordError, match="no room"):
+            put(store, record(BOB, key=f"key {number}"), NOW + number / 10)
+    assert swept == [NOW, NOW + 1]
+    assert put(store, record(BOB, expires_at=NOW + 99), NOW + 60)
