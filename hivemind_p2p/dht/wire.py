@@ -34,6 +34,9 @@ MOST_ADDRESSES = 16
 LONGEST_ADDRESS = 256
 """Characters of a multiaddr; one through a relay has about 120."""
 
+LONGEST_PEER_ID = 64
+"""Characters: that of an Ed25519 key has 52."""
+
 MOST_RECORDS = 256
 """Records in one message: their signatures take about 40 ms to check, in small steps."""
 
@@ -144,9 +147,14 @@ def bounded(info: PeerInfo) -> PeerInfo:
     return PeerInfo(info.peer_id, addresses[:MOST_ADDRESSES])
 
 
-@lru_cache(maxsize=4096)
 def is_peer_id(peer_id: str) -> bool:
     """Whether this is the id of a peer: of an Ed25519 key, in base58."""
+    # What is far too long must not get into the memory of former answers: a liar would fill it with megabytes.
+    return len(peer_id) <= LONGEST_PEER_ID and _is_peer_id(peer_id)
+
+
+@lru_cache(maxsize=4096)
+def _is_peer_id(peer_id: str) -> bool:
     try:
         identity.public_key_of(PeerId(peer_id))
     except IdentityError:

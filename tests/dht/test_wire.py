@@ -131,3 +131,9 @@ def test_batches_fit_into_messages_and_lose_nothing():
 def test_only_so_many_addresses_are_told():
     addresses = ("a" * 999, *(f"/memory/{number}" for number in range(50)))
     assert wire.bounded(PeerInfo(PeerId("p"), addresses)).addresses == addresses[1 : wire.MOST_ADDRESSES + 1]
+
+
+def test_what_is_far_too_long_for_a_peer_id_is_not_remembered():
+    before = wire._is_peer_id.cache_info().currsize
+    assert not any(wire.is_peer_id("1" * (wire.LONGEST_PEER_ID + length)) for length in range(1, 100))
+    assert wire._is_peer_id.cache_info().currsize == before
