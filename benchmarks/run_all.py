@@ -18,7 +18,19 @@ from typing import Any
 
 from _harness import add_options, environment, machine, print_figures, write_json
 
-SCRIPTS = ("import_time", "local_hive", "transport", "hashing", "swarm", "tasks", "inference", "simulate_dht")
+SCRIPTS = (
+    "import_time",
+    "local_hive",
+    "transport",
+    "relay",
+    "dht",
+    "hashing",
+    "swarm",
+    "tasks",
+    "inference",
+    "simulate_dht",
+    "simulate_swarm",
+)
 FOLDER = Path(__file__).resolve().parent
 
 
