@@ -142,7 +142,7 @@ def _verify(entry: Entry, *, as_json: bool) -> bool:
     elif not wrong:
         typer.echo(f"{name}: {amount(had)} checked, all right")
     else:
-        todo = "share it again" if store.shared else f"mend it: hivemind-peer fetch '{store.manifest.link}'"
+        todo = "share it again" if store.shared else "forgotten, and brought anew by the next fetch of it"
         of = counted(wrong + len(store.held), "piece")
         typer.echo(f"{name}: {wrong} of {of} wrong or gone, {amount(had - store.held_bytes)}; {todo}")
     return bool(wrong)

@@ -177,6 +177,7 @@ class SwarmService:
             if content is None or not await self._run_sync(partial(content.store.intact, range(manifest.pieces))):
                 add = partial(self._catalogue.add, manifest, found.location, now=self._clock(), shared=True)
                 content = self._contents.put(await self._run_sync(partial(add, stamps=stamps)))
+            await self._keeper.touch(content)
         await self._announce(content)
         _events.info("shared", link=manifest.link, files=len(manifest.files), bytes=manifest.length)
         return manifest.link

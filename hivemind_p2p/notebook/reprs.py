@@ -80,7 +80,7 @@ def fetch_html(words: FetchWords, state: str, text: str) -> str:
         title=words.title,
         percent=f"{100.0 * min(1.0, max(0.0, words.fraction)):.0f}",
         runs=runs(words.progress.pieces),
-        amount=words.amount,
+        amount=words.amount if state != "well" else "",
         text=text,
         colour=_COLOURS[state],
     )
@@ -111,10 +111,14 @@ def peers_html(peers: PeerList) -> str:
 def contents_html(contents: ContentList) -> str:
     """What lies here, or is shared from here."""
     rows = [
-        (row.name, row.here, row.state, amount(row.uploaded_bytes), "pinned" if row.pinned else "", row.link)
+        (row.name, _unbroken(row.here), row.state, _unbroken(amount(row.uploaded_bytes)), "pinned" * row.pinned)
         for row in contents
     ]
-    return table("Contents", ("name", "here", "state", "given", "", "link"), rows, note=contents.note)
+    return table("Contents", ("name", "here", "state", "given", ""), rows, note=contents.note)
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def balance_html(balance: Balance) -> str:

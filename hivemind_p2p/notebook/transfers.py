@@ -60,7 +60,8 @@ class NotebookFetch:
         from hivemind_p2p.notebook.reprs import fetch_html
 
         now = time.monotonic()
-        text = self._words.speed(now) if state == "running" else self._words.summary(now)
+        texts = {"running": self._words.speed(now), "well": self._words.summary(now), "failed": "stopped"}
+        text = texts[state]
         plain = f"{self._words.title}: {self._words.fraction:.0%} {self._words.amount}, {text}"
         return {"text/html": fetch_html(self._words, state, text), "text/plain": plain}
 
@@ -134,7 +135,9 @@ class TerminalShare:
         self._given = 0
         self._peers = 0
         self._rate = Rate(time.monotonic())
-        self._live = Live(console=Console(stderr=True), get_renderable=self._line, refresh_per_second=2, transient=True)
+        self._live = Live(
+            console=Console(stderr=True), get_renderable=self._lines, refresh_per_second=2, transient=True
+        )
 
     def __enter__(self) -> TerminalShare:
         self._live.start()
@@ -153,17 +156,13 @@ class TerminalShare:
         copies = f" ({self._given / self._length:.1f} copies)" if self._length and self._given else ""
         return f"{amount(self._given)}{copies}"
 
-    def _line(self) -> RenderableType:
+    def _lines(self) -> RenderableType:
         from rich.text import Text
 
         rate = amount(self._rate.per_second(time.monotonic()))
-        return Text(
-            f"  sharing {self._name}, {amount(self._length)}: {rate}/s to {counted(self._peers, 'peer')}, "
-            f"{self._in_all()} so far",
-            style="dim",
-            overflow="ellipsis",
-            no_wrap=True,
-        )
+        first = f"sharing {self._name}, {amount(self._length)}"
+        second = f"  {rate}/s to {counted(self._peers, 'peer')}, {self._in_all()} given so far"
+        return Text(f"{first}\n{second}", style="dim", overflow="ellipsis", no_wrap=True)
 
 
 @contextmanager
