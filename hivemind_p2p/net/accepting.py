@@ -49,6 +49,7 @@ class Acceptor:
         self._half_open = HalfOpen()
         self._scopes: dict[int, trio.CancelScope] = {}
         self._refusals = Seldom(_events, "connection_refused", "connections_refused")
+        self._failures = Seldom(_events, "accept_failed", "accepts_failed")
         self.accepted = self.refused = 0
 
     async def listen(
@@ -75,7 +76,7 @@ class Acceptor:
                     stream = await listener.accept()
                 except OSError as error:
                     # Mostly too many open files: other connections end soon.
-                    _events.error("accept_failed", error=repr(error))
+                    self._failures.tell(error=repr(error))
                     await trio.sleep(PAUSE)
                     continue
                 # Not trio's own serving of listeners, which closes a connection once its handler returns.

@@ -25,6 +25,7 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.addresses import ip_endpoint, is_circuit
 from hivemind_p2p.net.calls import CALL_DEADLINE, Call, Link
+from hivemind_p2p.net.seldom import Seldom
 from hivemind_p2p.net.sockets import open_socket, port_is_taken
 from hivemind_p2p.types import PeerId, PeerInfo
 
@@ -85,6 +86,7 @@ class Links:
         from libp2p.custom_types import TProtocol
 
         answering = 0
+        failures = Seldom(_events, "call_failed", "calls_failed")
 
         async def answer(stream: Any) -> None:
             nonlocal answering
@@ -96,7 +98,7 @@ class Links:
             try:
                 await handler(call)
             except HivemindError as error:
-                _events.info("call_failed", peer=call.peer, protocol=protocol, reason=error.message)
+                failures.tell(peer=call.peer, protocol=protocol, reason=error.message)
             except Exception as error:
                 # What leaves a handler would end libp2p's own loop, and this peer with it.
                 _events.error("handler_failed", peer=call.peer, protocol=protocol, error=repr(error))

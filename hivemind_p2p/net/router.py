@@ -32,6 +32,7 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.interfaces import ByteStream, ChannelHandler, StreamHandler, Transport
 from hivemind_p2p.net.framing import FramedChannel
 from hivemind_p2p.net.pipe import stream_pair
+from hivemind_p2p.net.seldom import Seldom
 from hivemind_p2p.types import PeerId, PeerInfo
 
 FAREWELL: Final = 2.0
@@ -173,6 +174,9 @@ class _Service:
         self.protocol = protocol
         self._handler = handler
         self._most_at_once = most_at_once
+        # Whoever calls can cause both as often as it likes.
+        self._refusals = Seldom(_events, "conversation_refused", "conversations_refused")
+        self._raised = Seldom(_events, "handler_raised", "handlers_raised")
         self.answering = self.answered = self.failed = self.refused = 0
 
     async def answer(self, stream: ByteStream) -> None:
@@ -180,7 +184,7 @@ class _Service:
         channel = FramedChannel(stream)
         if self.answering >= self._most_at_once:
             self.refused += 1
-            _events.warning("refused", peer=channel.remote, protocol=self.protocol)
+            self._refusals.tell(peer=channel.remote, protocol=self.protocol)
             busy = BusyError(f"{self.answering} conversations are going on already, the most that this peer takes")
             await _farewell(channel, busy)
             return
@@ -217,10 +221,10 @@ class _Service:
             return None
         details = {"peer": channel.remote, "protocol": self.protocol}
         if isinstance(error, HivemindError):
-            _events.info("handler_raised", error=error.code(), message=error.message, **details)
+            self._raised.tell(error=error.code(), message=error.message, **details)
             return error
         if isinstance(error, trio.TooSlowError):
-            _events.info("handler_too_slow", **details)
+            self._raised.tell(error="too_slow", message="it took longer than this peer allows", **details)
             return DeadlineExceededError("the conversation took longer than this peer allows")
         _events.error("handler_failed", error=repr(error), traceback=_traceback(error), **details)
         return RemoteError(f"the handler of {self.protocol} failed with {type(error).__name__}")
@@ -233,13 +237,16 @@ class _BareService:
         self.protocol = protocol
         self._handler = handler
         self._most_at_once = most_at_once
+        # Whoever calls can cause both as often as it likes.
+        self._refusals = Seldom(_events, "conversation_refused", "conversations_refused")
+        self._raised = Seldom(_events, "handler_raised", "handlers_raised")
         self.answering = self.answered = self.failed = self.refused = 0
 
     async def answer(self, stream: ByteStream) -> None:
         """Handles one conversation and closes its stream; raises nothing but cancellation."""
         if self.answering >= self._most_at_once:
             self.refused += 1
-            _events.warning("refused", peer=stream.remote, protocol=self.protocol)
+            self._refusals.tell(peer=stream.remote, protocol=self.protocol)
             await stream.aclose()
             return
         self.answering += 1
@@ -256,7 +263,7 @@ class _BareService:
     def _log(self, error: Exception, stream: ByteStream) -> None:
         details = {"peer": stream.remote, "protocol": self.protocol}
         if isinstance(error, HivemindError | trio.TooSlowError | trio.BrokenResourceError):
-            _events.info("handler_raised", error=str(error), **details)
+            self._raised.tell(error=str(error), **details)
             return
         _events.error("handler_failed", error=repr(error), traceback=_traceback(error), **details)
 
