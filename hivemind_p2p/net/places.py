@@ -25,6 +25,9 @@ from hivemind_p2p.types import PeerId, PeerInfo
 SHORTEST_RENEWAL: Final = 30.0
 """Seconds between two renewals, whatever a relay (or its clock) says."""
 
+LONGEST_RENEWAL: Final = 1800.0
+"""The same at the most: half of what relays give. Where one of the clocks is off, the place seems to last for days."""
+
 FIRST_RETRY: Final = 1.0
 LONGEST_RETRY: Final = 30.0
 """Seconds until a relay is asked again, doubling with each failure."""
@@ -132,6 +135,6 @@ class Places:
         else:
             place.failures, place.wait = 0, FIRST_RETRY
             lifetime = place.held.expires - self._clock()
-            place.renew_at = trio.current_time() + max(lifetime / 2, SHORTEST_RENEWAL)
+            place.renew_at = trio.current_time() + min(max(lifetime / 2, SHORTEST_RENEWAL), LONGEST_RENEWAL)
         if had != (place.held is not None):
             changed()

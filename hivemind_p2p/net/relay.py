@@ -88,10 +88,13 @@ class Relay:
         for holder in self._book.holders():
             if self._links.direct(holder) is None:
                 self._book.give_up(holder)
-        expires = self._book.reserve(call.peer, host, self._clock())
+        # Places are counted by a clock that nobody sets; only what is told to others is the time of day.
+        now = trio.current_time()
+        expires = self._book.reserve(call.peer, host, now)
         if isinstance(expires, Refusal):
             await _say(call, wire.RelayStatus.RESERVATION_REFUSED)
             return
+        expires += self._clock() - now
         addresses = [_binary(f"{address}/p2p/{self._links.peer_id}") for address in self._addresses()]
         await call.send(
             wire.HopMessage(
@@ -106,7 +109,7 @@ class Relay:
     async def _connect(self, call: Call, request: wire.HopMessage) -> None:
         called = PeerId(base58.b58encode(request.peer.id).decode())
         link = self._links.direct(called) if _is_peer_id(request.peer.id) else None
-        refusal = self._book.open_circuit(call.peer, called, self._clock()) if link else Refusal.NO_PLACE
+        refusal = self._book.open_circuit(call.peer, called, trio.current_time()) if link else Refusal.NO_PLACE
         if link is None or refusal is not None:
             await _say(call, _STATUS_OF[refusal or Refusal.NO_PLACE])
             return

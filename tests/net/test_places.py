@@ -6,7 +6,7 @@ import trio
 from hivemind_p2p.errors import BusyError, PeerUnreachableError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.circuit import Reservation
-from hivemind_p2p.net.places import GIVEN_UP_AFTER, LONGEST_RETRY, Places
+from hivemind_p2p.net.places import GIVEN_UP_AFTER, LONGEST_RETRY, SHORTEST_RENEWAL, Places
 from hivemind_p2p.types import PeerInfo
 
 BOOTSTRAP, WILLING, OTHER = (
@@ -42,11 +42,11 @@ class Fakes:
         return [time for peer, time in self.asked if peer == relay.peer_id]
 
 
-def places(fakes, *others, most=2):
+def places(fakes, *others, most=2, clock=trio.current_time):
     async def willing():
         return others
 
-    return Places(fakes, fakes, clock=trio.current_time, trusted=[BOOTSTRAP], others=willing, most=most)
+    return Places(fakes, fakes, clock=clock, trusted=[BOOTSTRAP], others=willing, most=most)
 
 
 async def look_until(kept, seconds, changed=lambda: None):
@@ -64,6 +64,16 @@ async def test_a_place_is_taken_told_and_renewed_after_half_of_its_life(autojump
     assert kept.addresses == (f"/ip4/9.9.9.0/tcp/4001/p2p/{BOOTSTRAP.peer_id}/p2p-circuit",)
     first, second = fakes.times(BOOTSTRAP)
     assert second - first == pytest.approx(LIFETIME / 2, abs=1)
+
+
+@pytest.mark.parametrize("ahead", [-86400, 86400], ids=["behind", "ahead"])
+async def test_a_clock_that_is_off_neither_loses_the_place_nor_floods_the_relay(autojump_clock, ahead):
+    fakes = Fakes()
+    kept = places(fakes, clock=lambda: trio.current_time() + ahead)
+    await look_until(kept, LIFETIME)
+    between = [later - earlier for earlier, later in itertools.pairwise(fakes.times(BOOTSTRAP))]
+    assert between
+    assert SHORTEST_RENEWAL <= min(between) <= max(between) <= LIFETIME / 2 + 1
 
 
 async def test_a_second_relay_is_kept_for_when_the_first_goes(autojump_clock):
