@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -175,15 +175,22 @@ class Liveness:
         )
 
     def _doubled(self) -> set[int]:
-        """All but the best connection with each peer."""
+        """All but the best connection with each peer.
+
+        Of two that are equally good, both sides might keep another one. So only the smaller id's side closes one then.
+        """
         best: dict[PeerId, int] = {}
         for key, watched in self._watched.items():
             rival = best.setdefault(watched.connection.remote, key)
             if self._rank(watched) > self._rank(self._watched[rival]):
                 best[watched.connection.remote] = key
-        return self._watched.keys() - best.values()
+        return {
+            key
+            for key, watched in self._watched.items()
+            if (chosen := best[watched.connection.remote]) != key
+            and (self._own < watched.connection.remote or self._rank(watched) < self._rank(self._watched[chosen]))
+        }
 
-    def _rank(self, watched: _Watched) -> tuple[Any, ...]:
+    def _rank(self, watched: _Watched) -> tuple[bool, bool]:
         connection = watched.connection
-        dialled_by_smaller = connection.is_initiator == (self._own < connection.remote)
-        return not connection.relayed, dialled_by_smaller, -watched.opened_at
+        return not connection.relayed, connection.is_initiator == (self._own < connection.remote)

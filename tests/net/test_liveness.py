@@ -101,3 +101,10 @@ async def test_of_two_connections_both_sides_let_go_of_the_same(autojump_clock):
     async with watching(by_us, by_them) as liveness:  # "m" < "z": the one that this side dialled stays
         await trio.sleep(GRACE + 2)
         assert liveness.gone == [by_them]
+
+
+@pytest.mark.parametrize(("other", "closed"), [("z", 1), ("a", 0)], ids=["smaller", "larger"])
+async def test_of_two_that_are_equally_good_one_side_alone_chooses(autojump_clock, other, closed):
+    async with watching(Connection(other), Connection(other)) as liveness:
+        await trio.sleep(GRACE + 2)
+        assert len(liveness.gone) == closed
