@@ -14,6 +14,7 @@ opened, not when this module is. Nothing here discovers, maps ports or dials una
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for saying goodbye to all connections at once; after that their sockets are just closed."""
+
+MOST_LEARNED: Final = 16_384
+"""Peers whose addresses are remembered, about 1 KiB each: others tell of peers without end."""
 
 _events = telemetry.source("transport")
 
@@ -92,7 +96,7 @@ class LibP2PTransport:
         self.acceptor: Acceptor = Acceptor(self._swarm)
         self._handlers: dict[str, StreamHandler] = {}
         self._dial_by: Callable[[PeerId, str], Awaitable[Any]] | None = None
-        self._learned: dict[PeerId, tuple[str, ...]] = {}
+        self._learned: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self._addresses: tuple[str, ...] = ()
         self.bound: tuple[str, ...] = ()
         """Where it listens, with the ports, wildcards as they are."""
@@ -128,9 +132,16 @@ class LibP2PTransport:
         )
 
     def learn(self, peer: PeerInfo) -> None:
-        """Remembers where a peer can be dialled, in place of what was known before."""
-        if peer.addresses:
-            self._learned[peer.peer_id] = peer.addresses
+        """Remembers where a peer can be dialled, in place of what was known before.
+
+        Of more than `MOST_LEARNED` peers, the one that was used or told of least recently is forgotten.
+        """
+        if not peer.addresses:
+            return
+        self._learned[peer.peer_id] = peer.addresses
+        self._learned.move_to_end(peer.peer_id)
+        if len(self._learned) > MOST_LEARNED:
+            self._learned.popitem(last=False)
 
     def keep_only(self, peers: frozenset[PeerId]) -> None:
         """Says whose connections are never closed only because there are too many: the bootstrap's, relays'."""
@@ -162,6 +173,8 @@ class LibP2PTransport:
             raise PeerUnreachableError(f"{peer} is this peer: it cannot dial itself")
         connection = self._connection(peer)
         if connection is None:
+            if peer in self._learned:
+                self._learned.move_to_end(peer)
             connection = (await self._dialler.connect(peer, self._learned.get(peer, ()))).muxed_conn
         return connection
 

@@ -19,6 +19,7 @@ from hivemind_p2p.errors import (
     StreamClosedError,
 )
 from hivemind_p2p.identity import Identity
+from hivemind_p2p.net import transport
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.proto.common_pb2 import Signed
@@ -166,6 +167,19 @@ async def test_why_a_dial_has_failed_is_told_in_words_of_our_own():
         assert f"({unused}: nothing listens there;" in caught.value.message
         assert f"{bob.addresses[0]}: peer {BOB.peer_id} answered where {CAROL.peer_id}" in caught.value.message
         assert f"{carol.addresses[0]}: it does not speak this hive's encryption" in caught.value.message
+
+
+async def test_only_so_many_addresses_are_remembered(monkeypatch):
+    monkeypatch.setattr(transport, "MOST_LEARNED", 2)
+    async with two_transports() as (alice, bob):
+        bob.set_handler(PROTOCOL, echo)
+        for letter in (b"x", b"y"):
+            assert await ask(alice, BOB.peer_id) == b"hello"  # one that is in use is not the one that is forgotten
+            await alice.disconnect(BOB.peer_id)
+            alice.learn(PeerInfo(Identity(letter * 32).peer_id, ("/ip4/127.0.0.1/tcp/1",)))
+        assert await ask(alice, BOB.peer_id) == b"hello"
+        with pytest.raises(PeerUnreachableError, match="no address is known"):
+            await alice.connect(Identity(b"x" * 32).peer_id)
 
 
 async def test_another_peer_at_the_address_is_not_taken_for_the_one_called():
