@@ -33,6 +33,7 @@ async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> tupl
         Who was left behind after so long that something must be wrong there, and not only a busy moment.
     """
     asked_at: dict[PeerId, float] = {}
+    waited_for: dict[PeerId, float] = {}
     progress, news = trio.open_memory_channel[None](1)
 
     def tell() -> None:
@@ -41,29 +42,32 @@ async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> tupl
         except trio.WouldBlock:
             return  # a wake-up call is waiting already
 
-    with trio.move_on_after(LOOKUP_DEADLINE):
-        async with trio.open_nursery() as nursery:
-            while not lookup.finished:
-                for info in lookup.next():
-                    asked_at[info.peer_id] = trio.current_time()
-                    nursery.start_soon(_visit, lookup, info, ask, tell, slow_after)
-                await news.receive()
-            nursery.cancel_scope.cancel()
-    latest = trio.current_time() - 0.99 * SLOW_AFTER  # not to a rounding error: a walk may end at this very moment
-    return tuple(peer for peer in lookup.slow_peers() if asked_at[peer] <= latest)
-
-
-async def _visit(lookup: Lookup, info: PeerInfo, ask: Ask, tell: Callable[[], None], slow_after: float) -> None:
-    async def watch() -> None:
-        await trio.sleep(slow_after)
-        lookup.slow(info.peer_id)
-        tell()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
+    async def visit(info: PeerInfo) -> None:
         try:
             lookup.answered(info.peer_id, await ask(info))
         except HivemindError:
             lookup.failed(info.peer_id)
-        nursery.cancel_scope.cancel()
-    tell()
+        waited_for.pop(info.peer_id, None)
+        tell()
+
+    async def watch() -> None:
+        """Gives up the slow ones: one task for all, because a lookup asks many and hardly ever meets one."""
+        while True:
+            await trio.sleep_until(min(waited_for.values(), default=trio.current_time()) + slow_after)
+            now = trio.current_time()
+            for peer in [peer for peer, since in waited_for.items() if since + slow_after <= now]:
+                del waited_for[peer]
+                lookup.slow(peer)
+            tell()
+
+    with trio.move_on_after(LOOKUP_DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            while not lookup.finished:
+                for info in lookup.next():
+                    asked_at[info.peer_id] = waited_for[info.peer_id] = trio.current_time()
+                    nursery.start_soon(visit, info)
+                await news.receive()
+            nursery.cancel_scope.cancel()
+    latest = trio.current_time() - 0.99 * SLOW_AFTER  # not to a rounding error: a walk may end at this very moment
+    return tuple(peer for peer in lookup.slow_peers() if asked_at[peer] <= latest)

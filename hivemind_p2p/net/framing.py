@@ -156,11 +156,17 @@ class FramedChannel:
         if length > MAX_PAYLOAD:
             raise ProtocolError(f"a payload of {length} bytes for {self.remote} is over {MAX_PAYLOAD}")
         start = PREFIX.pack(kind, len(header), length) + header
-        async with self._send_lock:
+        try:
+            self._send_lock.acquire_nowait()  # mostly free: to wait for it would cost a turn of all tasks
+        except trio.WouldBlock:
+            await self._send_lock.acquire()
+        try:
             if self._unwritable is not None:
                 raise self._closed(self._unwritable)
             await trio.lowlevel.checkpoint_if_cancelled()
             await self._write_frame(start, payload)
+        finally:
+            self._send_lock.release()
 
     async def _write_frame(self, start: bytes, payload: Sequence[memoryview]) -> None:
         whole = False
