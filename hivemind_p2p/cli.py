@@ -69,6 +69,10 @@ def run(
     storage: Annotated[
         str | None, typer.Option(help="Room for fetched contents, such as 50GiB; no limit by default.")
     ] = None,
+    upload_limit: Annotated[
+        str | None, typer.Option(help="The most that is sent of contents, such as 10MB/s; no limit by default.")
+    ] = None,
+    download_limit: Annotated[str | None, typer.Option(help="The most that is fetched of contents.")] = None,
     serve_models: Annotated[str | None, typer.Option(help="any: host stages of published models; or none.")] = None,
     sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap or none.")] = None,
     relay: Annotated[
@@ -95,6 +99,8 @@ def run(
             cpus=cpus,
             memory=memory,
             storage=storage,
+            upload_limit=upload_limit,
+            download_limit=download_limit,
             serve_models=serve_models,
             sandbox=sandbox,
             relay=relay,

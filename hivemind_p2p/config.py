@@ -46,6 +46,8 @@ class Settings:
         sandbox: ``auto``, ``bubblewrap`` or ``none``.
         threads: Torch threads a stage computes with.
         prices: What this peer asks.
+        upload_limit: Bytes a second of contents that are sent to others, all together; 0 for no limit.
+        download_limit: Bytes a second of contents that are fetched, all together; 0 for no limit.
         storage: Bytes that fetched contents may take in the data folder; 0 for as many as there are.
         wait_for_room: Seconds for which a fetch waits on a full disk for room.
         relay: Whether calls are relayed for peers that cannot be called directly.
@@ -68,6 +70,8 @@ class Settings:
     sandbox: str = "auto"
     threads: int = 1
     prices: Prices = field(default_factory=Prices)
+    upload_limit: int = 0
+    download_limit: int = 0
     storage: int = 0
     wait_for_room: float = 600.0
     relay: bool = False
@@ -189,6 +193,10 @@ def _positive(value: Any) -> float:
     return number
 
 
+def _rate(value: Any) -> int:
+    return parse_bytes(value.strip().removesuffix("/s") if isinstance(value, str) else value)
+
+
 def _prices(value: Any) -> Prices:
     if not isinstance(value, Prices):
         raise TypeError(value)
@@ -210,6 +218,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "listen": _addresses,
     "cpus": _positive,
     "memory": parse_bytes,
+    "upload_limit": _rate,
+    "download_limit": _rate,
     "storage": parse_bytes,
     "wait_for_room": _positive,
     "threads": _threads,

@@ -23,6 +23,7 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.exchange import Limits
+from hivemind_p2p.bt.rate_limit import TokenBucket
 from hivemind_p2p.bt.service import SwarmService
 from hivemind_p2p.config import Settings, keep_torch_files_in
 from hivemind_p2p.credits.client import AccountClient, Purse, Till
@@ -153,7 +154,12 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
             await nursery.start(directory.run)
         except BootstrapUnreachableError as error:
             raise await explained(error, bootstrap, secret) from error
-        limits = Limits(storage=settings.storage, wait_for_room=settings.wait_for_room)
+        limits = Limits(
+            upload=TokenBucket(settings.upload_limit),
+            download=TokenBucket(settings.download_limit),
+            storage=settings.storage,
+            wait_for_room=settings.wait_for_room,
+        )
         content = SwarmService(network, directory, folder / "content", clock=time.time, limits=limits)
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)

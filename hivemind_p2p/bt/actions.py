@@ -19,6 +19,14 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell a peer of pieces that have arrived here; this may wait a moment for more of them."""
+
+    peer: PeerId
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A peer's requests wait to be answered: see `Member.next_answers`."""
 
@@ -53,7 +61,7 @@ class Finished:
     """Every wanted piece is stored."""
 
 
-Action: TypeAlias = Send | Answer | Dial | Leave | Ban | Finished
+Action: TypeAlias = Send | Tell | Answer | Dial | Leave | Ban | Finished
 
 
 @dataclass(frozen=True, slots=True)

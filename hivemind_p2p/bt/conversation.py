@@ -6,6 +6,7 @@ here it is done, with a deadline on everything that the other side could keep wa
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ IDLE = 120.0
 
 READ_AT_ONCE = 1024 * 1024
 """Bytes read from the disk in one go: enough that changing threads does not count with the smallest pieces."""
+
+HAVE_DELAY = 0.02
+"""Seconds for which news of a piece waits for more news: at full speed one message then tells of many pieces."""
 
 MOST_UNSENT = 4096
 """Messages that wait for a peer that does not read them."""
@@ -103,6 +107,8 @@ class Conversation:
         self._exchange = exchange
         self._scope = trio.CancelScope()
         self._outbox: deque[Message] = deque()
+        self._news: list[int] = []
+        self._news_due = 0.0
         self._to_send = trio.Event()
         self._to_answer = trio.Event()
         self._arriving: dict[int, _Arriving] = {}
@@ -124,14 +130,17 @@ class Conversation:
 
     def say(self, message: Message) -> None:
         """Sends a message soon, after those before it."""
-        last = self._outbox[-1] if self._outbox else None
-        if isinstance(message, Have) and isinstance(last, Have) and len(last.pieces) + len(message.pieces) < MOST_HAVES:
-            message = Have(last.pieces + message.pieces)
-            self._outbox.pop()
         self._outbox.append(message)
         self._to_send.set()
         if len(self._outbox) > MOST_UNSENT:
             self.leave("it does not read what it is sent")
+
+    def tell(self, pieces: Sequence[int]) -> None:
+        """Says which pieces have arrived here, as soon as there is something else to say, or in a moment."""
+        if not self._news:
+            self._news_due = trio.current_time() + HAVE_DELAY
+            self._to_send.set()
+        self._news += pieces
 
     def answer(self) -> None:
         """The other side's requests wait to be answered."""
@@ -185,10 +194,14 @@ class Conversation:
 
     async def _send_outbox(self) -> None:
         while True:
+            if self._news and (self._outbox or trio.current_time() >= self._news_due):
+                self._outbox.append(Have(tuple(self._news[:MOST_HAVES])))
+                del self._news[:MOST_HAVES]
             while self._outbox:
                 await send(self._channel, self._outbox.popleft())
             self._to_send = trio.Event()
-            await self._to_send.wait()
+            with trio.move_on_at(self._news_due if self._news else math.inf):
+                await self._to_send.wait()
 
     async def _answer(self) -> None:
         while True:

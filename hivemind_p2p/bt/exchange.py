@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.bt.actions import Action, Answer, Ban, Dial, Finished, Leave, Send, Shape
+from hivemind_p2p.bt.actions import Action, Answer, Ban, Dial, Finished, Leave, Send, Shape, Tell
 from hivemind_p2p.bt.choker import SLOTS
 from hivemind_p2p.bt.concurrency import RunSync, close
 from hivemind_p2p.bt.contents import Content
@@ -194,6 +194,9 @@ class Exchange:
                 case Send(peer, message):
                     if peer in self._conversations:
                         self._conversations[peer].say(message)
+                case Tell(peer, pieces):
+                    if peer in self._conversations:
+                        self._conversations[peer].tell(pieces)
                 case Answer(peer):
                     if peer in self._conversations:
                         self._conversations[peer].answer()

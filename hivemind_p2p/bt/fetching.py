@@ -39,8 +39,9 @@ MOST_ATTEMPTS = 5
 LOOK_FOR_ROOM = 2.0
 """Seconds between two tries to write to a full disk."""
 
-STORERS = 2
-"""Threads that check and write at the same time."""
+STORERS = 1
+"""Threads that check and write: while one works others' pieces come together to a batch. One keeps up with a link of
+several gigabits a second."""
 
 WAITING_BYTES = 8 * 1024 * 1024
 """Bytes of pieces that wait to be checked and written before receiving pauses."""

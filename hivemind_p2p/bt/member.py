@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hivemind_p2p.bt.actions import Action, Answer, Dial, Leave, Send, Shape
+from hivemind_p2p.bt.actions import Action, Answer, Dial, Leave, Send, Shape, Tell
 from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.bt.choker import SLOTS, Choker
 from hivemind_p2p.bt.download import Download
@@ -19,7 +19,6 @@ from hivemind_p2p.bt.peer_exchange import PeerExchange
 from hivemind_p2p.bt.super_seeding import SuperSeeding
 from hivemind_p2p.bt.taking import Taking
 from hivemind_p2p.bt.wire import (
-    MOST_HAVES,
     Block,
     Cancel,
     Choking,
@@ -170,11 +169,9 @@ class Member:
 
     def stored(self, pieces: Sequence[int], now: float) -> list[Action]:
         """Pieces were right and are on the disk; the others are told."""
-        actions: list[Action] = []
-        for start in range(0, len(pieces), MOST_HAVES):
-            have = Have(tuple(pieces[start : start + MOST_HAVES]))
-            actions += [Send(peer, have) for peer, remote in self._remotes.items() if remote.told_all]
-        return actions + self._taking.stored(pieces, now) + self._serve_more()
+        told = tuple(pieces)
+        news: list[Action] = [Tell(peer, told) for peer, remote in self._remotes.items() if remote.told_all]
+        return news + self._taking.stored(pieces, now) + self._serve_more()
 
     def corrupt(self, peer: PeerId, piece: int, now: float) -> list[Action]:
         """A piece from a peer did not match the hash tree."""

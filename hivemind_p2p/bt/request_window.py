@@ -24,6 +24,9 @@ RATE_MEMORY = 10.0
 
 GAIN = 2.0
 
+SLACK = 0.01
+"""Seconds of a source's rate that are asked for beyond that: it can then read and send several pieces in one go."""
+
 
 @dataclass(slots=True)
 class _Sent:
@@ -76,7 +79,7 @@ class RequestWindow:
         rate = (self._delivered - sent.delivered) / delay
         if rate >= self._rate or now - self._rate_at > RATE_MEMORY:
             self._rate, self._rate_at = rate, now
-        self.bytes = int(max(min(GAIN * self._rate * self._delay, MOST_BYTES), self._least))
+        self.bytes = int(max(min(GAIN * self._rate * (self._delay + SLACK), MOST_BYTES), self._least))
 
 
 class ArrivalRate:

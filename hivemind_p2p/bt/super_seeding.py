@@ -17,6 +17,9 @@ from hivemind_p2p.types import PeerId
 AHEAD_BYTES = 8 * 1024 * 1024
 """Bytes shown to a peer and not fetched by it: what a fast one has in flight."""
 
+SHARE_AHEAD = 8
+"""Of a small content only one in so many pieces is shown ahead: whoever comes first must not be shown everything."""
+
 LEAST_AHEAD = 4
 """Pieces shown ahead at least, however long they are."""
 
@@ -49,7 +52,7 @@ class SuperSeeding:
     def __init__(self, order: Sequence[int], *, piece_length: int) -> None:
         self._fresh = dict.fromkeys(order)
         self._copies = [0] * len(order)
-        self._ahead = max(LEAST_AHEAD, AHEAD_BYTES // piece_length)
+        self._ahead = max(LEAST_AHEAD, min(AHEAD_BYTES // piece_length, len(order) // SHARE_AHEAD))
         self._peers: dict[PeerId, _Shown] = {}
 
     @property

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-from hivemind_p2p.bt.actions import Action, Answer, Ban, Dial, Leave, Send, Shape
+from hivemind_p2p.bt.actions import Action, Answer, Ban, Dial, Leave, Send, Shape, Tell
 from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.bt.member import Member, Self
-from hivemind_p2p.bt.wire import Block, Choking, Members
+from hivemind_p2p.bt.wire import Block, Choking, Have, Members
 from hivemind_p2p.types import PeerId, PeerInfo
 
 T = TypeVar("T")
@@ -212,6 +212,8 @@ class Population:
                     if isinstance(message, Members) and peer.lies:
                         message = Members(tuple(PeerInfo(PeerId(f"nobody{next(self._numbers)}")) for _ in range(20)))
                     self._post(peer, to, partial(self.peers[to].member.heard, peer.peer_id, message))
+                case Tell(to, pieces):
+                    self._post(peer, to, partial(self.peers[to].member.heard, peer.peer_id, Have(pieces)))
                 case Answer(to):
                     peer.waiting[to] = None
                     self._pump(peer)

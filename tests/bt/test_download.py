@@ -175,7 +175,7 @@ def test_what_is_urgent_comes_first_in_its_order():
     assert machine.source_joined(A, Bitfield.full(20), 0.0) == [Request(A, (7, 9, 8, 0))]
     machine.piece_arrived(A, 7, 1.0)
     assert machine.hurry([15, 14], 1.0) == []
-    assert machine.piece_arrived(A, 9, 1.0)[0].pieces == (15,)
+    assert machine.piece_arrived(A, 9, 1.0)[0].pieces[0] == 15
 
 
 def test_each_piece_gives_a_source_new_time():

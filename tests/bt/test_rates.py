@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hivemind_p2p.bt.rate_limit import BURST, TokenBucket
-from hivemind_p2p.bt.request_window import FEW_BYTES, GAIN, MOST_BYTES, ArrivalRate, RequestWindow
+from hivemind_p2p.bt.request_window import FEW_BYTES, GAIN, MOST_BYTES, SLACK, ArrivalRate, RequestWindow
 
 PIECE = 256 * 1024
 
@@ -50,7 +50,7 @@ def steady(rate, delay, seconds):
 @pytest.mark.parametrize(("rate", "delay"), [(50e6, 0.05), (10e6, 0.2), (1e6, 0.01)])
 def test_the_window_finds_bandwidth_times_delay(rate, delay):
     window = steady(rate, delay, seconds=20)
-    room = GAIN * rate * (delay + PIECE / rate)
+    room = GAIN * rate * (delay + PIECE / rate + SLACK)
     assert 0.8 * rate < window.rate <= 1.01 * rate
     assert window.bytes == pytest.approx(max(room, FEW_BYTES), rel=0.25)
 

@@ -8,7 +8,7 @@ from hivemind_p2p.types import PeerId
 A, B = PeerId("a"), PeerId("b")
 
 
-def seeding(pieces=40, ahead=8):
+def seeding(pieces=64, ahead=8):
     made = SuperSeeding(range(pieces), piece_length=AHEAD_BYTES // ahead)
     for peer in (A, B):
         made.joined(peer, Bitfield(pieces))
@@ -33,28 +33,36 @@ def test_who_fetches_is_shown_more():
 
 def test_only_what_is_wanted_is_shown():
     made = seeding()
-    made.wants(A, Bitfield(40, [30, 31]))
+    made.wants(A, Bitfield(64, [30, 31]))
     assert made.show(A, 0.0) == [30, 31]
     made.wants(B, None)
     assert made.show(B, 0.0) == []
 
 
+def test_of_a_small_content_only_a_part_is_shown_to_the_first():
+    assert len(seeding(pieces=40).show(A, 0.0)) == 5
+    assert len(seeding(pieces=8).show(A, 0.0)) == LEAST_AHEAD
+
+
 def test_what_one_took_along_is_shown_to_another():
     made = seeding(pieces=8)
-    assert made.show(A, 0.0) == list(range(8))
+    assert made.show(A, 0.0) == [0, 1, 2, 3]
     made.has(A, [0])
     made.left(A)
-    made.has(B, [])
-    assert sorted(made.show(B, 0.0)) == list(range(1, 8))
+    assert made.show(B, 0.0) == [4, 5, 6, 7]
+    made.has(B, [4, 5, 6, 7])
+    assert sorted(made.show(B, 0.0)) == [1, 2, 3]
 
 
 def test_who_starves_is_shown_what_others_were_shown_the_rarest_first():
     made = seeding(pieces=8)
-    made.show(A, 0.0)
-    made.has(A, [0, 1, 2, 3])
+    assert made.show(A, 0.0) == [0, 1, 2, 3]
+    assert made.show(B, 0.0) == [4, 5, 6, 7]
+    made.has(A, [0, 1])
+    made.has(B, [4, 5, 6, 7])
     assert made.show(B, 0.0) == []
     assert made.show(B, STARVED / 2) == []
-    assert made.show(B, STARVED) == [4, 5, 6, 7]
+    assert made.show(B, STARVED) == [2, 3, 0, 1]
 
 
 def test_long_pieces_are_shown_a_few_at_a_time_too():
