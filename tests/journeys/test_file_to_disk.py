@@ -62,7 +62,7 @@ def test_a_torrent_file_stands_for_a_link(joined, folder, tmp_path):
         written = read_torrent(torrent)
         assert written.manifest.link == link
         assert [url.rpartition("/")[2] for url in written.trackers] == ["announce"]
-        code, out, err = run(PEER, "fetch", str(torrent), "--to", str(tmp_path / "to"), "--json", env=joined)
+        code, _, err = run(PEER, "fetch", str(torrent), "--to", str(tmp_path / "to"), "--json", env=joined)
         assert (code, err) == (0, "")
         assert contents(tmp_path / "to") == {f"data/{name}": data for name, data in contents(folder).items()}
 
@@ -77,7 +77,7 @@ def test_a_notebook_shares_and_fetches_by_torrent_file(hive, joined, folder, tmp
         assert magnet.startswith(f"{link}&tr=http")
         for source in (torrent, str(torrent), magnet):
             assert contents(hive.fetch(source)) == contents(folder)
-    with pytest.raises(errors.ManifestError, match="no .torrent file"):
+    with pytest.raises(errors.ManifestError, match=r"no \.torrent file"):
         hive.fetch(folder / "deep" / "er" / "small.txt")
     with pytest.raises(errors.LinkError):
         hive.fetch("missing.torrent")
