@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.dht.record_store import Change
+from hivemind_p2p.dht.records import MAX_BODY
 
 VERSION = 1
 """Of the tables, as SQLite's `user_version`; a file of another version is moved aside."""
@@ -32,6 +33,12 @@ CREATE TABLE IF NOT EXISTS records (
     forget_at REAL NOT NULL,
     PRIMARY KEY (key, signer)
 )
+"""
+
+# SQLite keeps what it is given, whatever the table says: a number or a text where bytes belong.
+_PURGE = """
+DELETE FROM records WHERE forget_at <= ? OR typeof(body) <> 'blob' OR length(body) > ?
+    OR typeof(signature) <> 'blob' OR typeof(forget_at) <> 'real'
 """
 
 _events = telemetry.source("directory")
@@ -58,16 +65,16 @@ class RecordDatabase:
         self._connection = self._open()
 
     def rows(self, now: float) -> Iterator[list[Row]]:
-        """All rows that still count, some at a time; the others are deleted.
+        """All rows that still count, some at a time; the others are deleted, and those that are no records at all.
 
         Raises:
             sqlite3.Error: The disk fails, or the file is damaged.
         """
         with self._connection:
-            self._connection.execute("DELETE FROM records WHERE forget_at <= ?", (now,))
+            self._connection.execute(_PURGE, (now, MAX_BODY))
         cursor = self._connection.execute("SELECT body, signature, forget_at FROM records")
         while rows := cursor.fetchmany(ROWS_AT_ONCE):
-            yield [Row(bytes(body), bytes(signature), float(forget_at)) for body, signature, forget_at in rows]
+            yield [Row(*row) for row in rows]
 
     def write(self, changes: Sequence[Change]) -> None:
         """Writes changes down, all or none.

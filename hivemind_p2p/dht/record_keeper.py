@@ -26,6 +26,9 @@ from hivemind_p2p.interfaces import Clock, TaskStatus
 
 FILE_NAME = "records.sqlite3"
 
+OPEN_AGAIN_AFTER = 60.0
+"""Seconds until a file is tried again that could not be opened: a full disk gets room, another process lets go."""
+
 WRITE_EVERY = 1.0
 """Seconds between writes: what a crash may lose here, and one transaction a second at the most."""
 
@@ -52,13 +55,15 @@ class RecordKeeper:
         self._path = folder / FILE_NAME
         self._clock = clock
         self.restored = self.written = self.damaged = 0
+        self._failing = False
 
     async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Reads the records back, then writes changes until cancelled, the last ones on the way out."""
         database = await self._open()
         task_status.started()
-        if database is None:
-            return
+        while database is None:
+            await trio.sleep(OPEN_AGAIN_AFTER)
+            database = await self._open()
         try:
             await self._restore(database)
             while True:
@@ -73,8 +78,14 @@ class RecordKeeper:
         try:
             return await trio.to_thread.run_sync(RecordDatabase, self._path)
         except (sqlite3.Error, OSError) as error:
-            _events.warning("records_not_kept_on_disk", file=str(self._path), reason=str(error))
+            self._warn("records_not_kept_on_disk", error)
             return None
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Says once what fails, until something was written again."""
+        if not self._failing:
+            _events.warning(what, file=str(self._path), reason=str(error))
+        self._failing = True
 
     async def _restore(self, database: RecordDatabase) -> None:
         try:
@@ -105,7 +116,7 @@ class RecordKeeper:
             except sqlite3.OperationalError as error:
                 # A full disk, mostly: it may have room later, and memory has the records.
                 self._store.give_back(changes)
-                _events.warning("records_not_written", file=str(self._path), reason=str(error))
+                self._warn("records_not_written", error)
                 return
             except sqlite3.DatabaseError:
                 if begun_anew:
@@ -114,11 +125,12 @@ class RecordKeeper:
                 await self._begin_anew(database)
                 continue
             self.written += len(changes)
+            self._failing = False
 
     async def _begin_anew(self, database: RecordDatabase) -> None:
         try:
             await trio.to_thread.run_sync(database.begin_anew)
         except (sqlite3.Error, OSError) as error:
-            _events.warning("records_not_kept_on_disk", file=str(self._path), reason=str(error))
+            self._warn("records_not_kept_on_disk", error)
             return
         self._store.note_everything()

@@ -320,8 +320,14 @@ class RecordStore:
             del self._of_signer[signer]
 
     def _note(self, key: str, signer: PeerId) -> None:
-        if self._journal is not None:
-            self._journal[key, signer] = None
+        if self._journal is None:
+            return
+        self._journal[key, signer] = None
+        if len(self._journal) > 2 * self._most_records:
+            # Nobody takes them, as while the disk is full. What is forgotten by now need not be known: whatever is
+            # forgotten has expired, and what has expired is purged when the file is read.
+            self._journal.clear()
+            self._journal.update(((key, signer), None) for key, kept in self._kept.items() for signer in kept)
 
 
 def _read(body: bytes, now: float, under: str | None, of: PeerId | None) -> Record:

@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from hivemind_p2p.dht import records
+from hivemind_p2p.dht import record_keeper, records
 from hivemind_p2p.dht.record_database import RecordDatabase
-from hivemind_p2p.dht.record_keeper import FILE_NAME, RecordKeeper
+from hivemind_p2p.dht.record_keeper import FILE_NAME, OPEN_AGAIN_AFTER, WRITE_EVERY, RecordKeeper
 from hivemind_p2p.dht.record_store import RecordStore
 from hivemind_p2p.errors import RecordError
 from hivemind_p2p.identity import Identity
@@ -150,7 +150,71 @@ async def test_without_a_folder_that_can_be_written_records_are_kept_in_memory(t
     async with trio.open_nursery() as nursery:
         await nursery.start(RecordKeeper(store, tmp_path / "missing", lambda: NOW).run)
         put(store, record())
+        nursery.cancel_scope.cancel()
     assert values(store) == [b"value"]
+
+
+async def test_a_folder_that_appears_later_is_written_to_after_all(tmp_path, autojump_clock):
+    store = RecordStore(journal=True)
+    keeper = RecordKeeper(store, tmp_path / "missing", lambda: NOW)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        put(store, record())
+        await trio.sleep(OPEN_AGAIN_AFTER + WRITE_EVERY)
+        assert keeper.written == 0
+        (tmp_path / "missing").mkdir()
+        while not keeper.written:  # noqa: ASYNC110 - the disk is real, and nothing tells of it
+            await trio.sleep(WRITE_EVERY)
+        nursery.cancel_scope.cancel()
+    assert rows_in(tmp_path / "missing", NOW) == 1
+
+
+async def test_a_disk_that_stays_full_is_told_of_once(tmp_path, monkeypatch, autojump_clock):
+    warnings = []
+    monkeypatch.setattr(record_keeper._events, "warning", lambda event, **_: warnings.append(event))
+
+    tries = []
+
+    def full(self, changes):
+        tries.append(changes)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(RecordDatabase, "write", full)
+    store = RecordStore(journal=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(RecordKeeper(store, tmp_path, lambda: NOW).run)
+        put(store, record())
+        while len(tries) < 3:  # noqa: ASYNC110 - threads try, and nothing tells of it
+            await trio.sleep(WRITE_EVERY)
+        nursery.cancel_scope.cancel()
+    assert warnings == ["records_not_written"]
+
+
+@pytest.mark.parametrize("wrong", ["body = 7", "body = 'text'", "signature = 'text'", "body = zeroblob(99999)"])
+async def test_what_is_no_record_is_purged(tmp_path, wrong):
+    await life(tmp_path, lambda store: [put(store, record()), put(store, record(BOB, value=b"bob's"))])
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute(f"UPDATE records SET {wrong} WHERE signer = ?", (ALICE.peer_id,))
+    connection.commit()
+    connection.close()
+    store = RecordStore(journal=True)
+    keeper = RecordKeeper(store, tmp_path, lambda: NOW)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(keeper.run)
+            while not keeper.restored:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert values(store) == [b"bob's"]
+    assert rows_in(tmp_path, NOW) == 1
+
+
+def test_changes_that_nobody_takes_stay_bounded():
+    store = RecordStore(journal=True, most_records=10)
+    for number in range(100):
+        put(store, record(key=f"key {number}", expires_at=NOW + number + 1), NOW + number)
+        store.expire(NOW + number)
+    assert len(store.take_changes(999)) <= 21
 
 
 def test_restoring_checks_signatures():
