@@ -1,3 +1,5 @@
+"""Places at relays: taken, renewed, lost and taken again, whatever relays and clocks say."""
+
 import itertools
 
 import pytest
@@ -6,7 +8,7 @@ import trio
 from hivemind_p2p.errors import BusyError, PeerUnreachableError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.circuit import Reservation
-from hivemind_p2p.net.places import GIVEN_UP_AFTER, LONGEST_RETRY, SHORTEST_RENEWAL, Places
+from hivemind_p2p.net.places import FIRST_RETRY, GIVEN_UP_AFTER, LONGEST_RETRY, SHORTEST_RENEWAL, Places
 from hivemind_p2p.types import PeerInfo
 
 BOOTSTRAP, WILLING, OTHER = (
@@ -46,7 +48,7 @@ def places(fakes, *others, most=2, clock=trio.current_time):
     async def willing():
         return others
 
-    return Places(fakes, fakes, clock=clock, trusted=[BOOTSTRAP], others=willing, most=most)
+    return Places(fakes, fakes, clock=clock, trusted=[BOOTSTRAP], others=willing, most=most, chance=lambda: 1.0)
 
 
 async def look_until(kept, seconds, changed=lambda: None):
@@ -101,7 +103,7 @@ async def test_a_relay_that_is_full_is_asked_less_and_less_often(autojump_clock)
     assert told == []
     times = fakes.times(BOOTSTRAP)
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert gaps[:3] == pytest.approx([1, 2, 4], abs=1)
+    assert gaps[:3] == pytest.approx([2, 4, 8], abs=1)
     assert max(gaps) <= LONGEST_RETRY + 1
 
 
@@ -113,10 +115,11 @@ async def test_a_stranger_that_is_full_makes_room_for_another(autojump_clock):
     async def others():
         return found
 
-    kept = Places(fakes, fakes, clock=trio.current_time, trusted=[BOOTSTRAP], others=others, most=1)
-    await look_until(kept, 2**GIVEN_UP_AFTER)
+    kept = Places(fakes, fakes, clock=trio.current_time, trusted=[BOOTSTRAP], others=others, most=1, chance=lambda: 1.0)
+    await look_until(kept, 5)
+    assert kept.held == ()
     found[:] = [OTHER]
-    await look_until(kept, 2)
+    await look_until(kept, FIRST_RETRY * 2**GIVEN_UP_AFTER)
     assert kept.held == (OTHER.peer_id,)
 
 
