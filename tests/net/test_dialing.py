@@ -33,7 +33,8 @@ class Place:
         self.failing = failing
         self.tried = []
         self.hung_up = []
-        self.dialler = Dialler(Background(nursery), dial=self.dial, hang_up=self.hang_up, chance=lambda: 1.0)
+        self.background = Background(nursery)
+        self.dialler = Dialler(self.background, dial=self.dial, hang_up=self.hang_up, chance=lambda: 1.0)
 
     async def dial(self, peer, where):
         self.tried.append((where, trio.current_time()))
@@ -127,43 +128,13 @@ async def test_a_relay_is_called_last_however_many_addresses_there_are(nursery, 
     assert tried[-MOST_RELAYED:] == [through(0), through(1)]
 
 
-async def test_work_in_the_background_outlives_its_caller(nursery, autojump_clock):
-    background = Background(nursery)
-    finished, disposed = [], []
-
-    async def work():
-        await trio.sleep(2)
-        finished.append(trio.current_time())
-        return "result"
-
-    async def dispose(result):
-        disposed.append(result)
-
-    with trio.move_on_after(1):
-        await background.complete(work, unwanted=dispose)
-    assert not finished
-    await trio.sleep(2)
-    assert finished
-    assert disposed == ["result"]
-    assert await background.complete(work, unwanted=dispose) == "result"
-    assert disposed == ["result"]
-
-
-async def test_work_in_the_background_raises_where_it_is_waited_for(autojump_clock):
-    async def fail():
-        await trio.sleep(1)
-        raise NetworkError("no")
-
+async def test_nothing_starts_once_the_transport_is_closed(autojump_clock):
     async with trio.open_nursery() as nursery:
-        background = Background(nursery)
-        with pytest.raises(NetworkError):
-            await background.complete(fail)
-        with trio.move_on_after(0.5):
-            await background.complete(fail)
-        await trio.sleep(2)  # an error that nobody waits for ends nothing
-        background.close()
-        with pytest.raises(trio.ClosedResourceError):
-            await background.complete(fail)
+        place = Place(nursery, {address(1): 0})
+        place.background.close()
+        with trio.CancelScope(shield=True), pytest.raises(PeerUnreachableError, match="transport is closed"):
+            await place.dialler.connect(BOB, [address(1)])
+        assert place.tried == []
 
 
 async def fail_to_reach(place, addresses, peer=BOB):
