@@ -143,6 +143,11 @@ class HandshakeError(NetworkError):
 
     default_hint = "Check that the address is that peer's, and that both have the same hive key, or none."
 
+    def __init__(self, message: str, *, hint: str | None = None, found: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.found = found
+        """The id of a peer that has proven to be another than the one that was called."""
+
 
 class StreamClosedError(NetworkError):
     """The other side ended a stream, or vanished, in mid-conversation."""

@@ -10,7 +10,6 @@ its own, without libp2p's host, and closes it.
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -258,9 +257,8 @@ async def _shake_hands(stream: trio.SocketStream, identity: Identity, expected: 
 
 
 def _refused(error: HandshakeError, *, private: bool) -> tuple[Outcome, PeerId | None]:
-    named = re.search(r"peer (\w+) answered where", error.message)
-    if named is not None:
-        return Outcome.OTHER_PEER, PeerId(named[1])
+    if error.found:
+        return Outcome.OTHER_PEER, PeerId(error.found)
     return (Outcome.WRONG_KEY if private else Outcome.NO_PEER), None
 
 

@@ -194,7 +194,7 @@ class Handshake:
         except (InvalidSignature, ValueError) as error:
             raise HandshakeError(f"the other side claims to be {remote} and could not prove it") from error
         if self._expected not in (None, remote):
-            raise HandshakeError(f"peer {remote} answered where {self._expected} was expected")
+            raise HandshakeError(f"peer {remote} answered where {self._expected} was expected", found=remote)
         return remote
 
 
