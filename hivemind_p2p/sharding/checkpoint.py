@@ -2,7 +2,8 @@
 
 `config.json` says what the model is, `*.safetensors` hold the weights, `tokenizer.json` the text. From the headers
 alone (`headers.py`) we know which bytes of which file belong to which layer, so that a peer that hosts layers 8 to
-16 fetches those bytes and no others.
+16 fetches those bytes and no others. Where the weights are many files, their index tells which ones hold a span, and
+the others are not even opened.
 
 Which tensor belongs where is told from names and needs no code per model family: a number in a name is a layer
 (``model.layers.7.mlp.up_proj.weight``, ``h.7.attn.c_attn.bias``), what says ``emb`` (or GPT's ``wte`` and ``wpe``)
@@ -16,7 +17,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,13 +61,20 @@ class Checkpoint:
 
     Attributes:
         config: `config.json` as it stands.
-        tensors: Every tensor by name.
-        headers: Where each weights file's header ends.
+        tensors: Every tensor by name, of the weights files whose header was read.
+        headers: Where the header of each of these ends.
+        index: The file of every tensor, where the checkpoint has an index.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Placed]
     headers: Mapping[str, int]
+    index: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all_names(self) -> Iterable[str]:
+        """Every tensor, also of the weights files whose header was not read."""
+        return self.index or self.tensors
 
     @property
     def architecture(self) -> str:
@@ -77,7 +85,7 @@ class Checkpoint:
     @cached_property
     def layer_prefix(self) -> str:
         """What stands before the layer's number in the tensors' names, for example ``model.layers.``."""
-        prefixes: Counter[str] = Counter(match[1] for name in self.tensors if (match := _LAYER.match(name)))
+        prefixes: Counter[str] = Counter(match[1] for name in self.all_names if (match := _LAYER.match(name)))
         if not prefixes:
             raise CheckpointError("no tensor belongs to a numbered layer: this is no decoder's checkpoint")
         return prefixes.most_common(1)[0][0]
@@ -96,11 +104,34 @@ class Checkpoint:
         """The tensors that a stage of these layers needs.
 
         Raises:
+            CheckpointError: The model has no such layers, or a file lacks a tensor that the index says it has.
+        """
+        self._check_span(span)
+        found = tuple(name for name in self.all_names if self._needed(name, span))
+        if lacking := [name for name in found if name not in self.tensors]:
+            raise CheckpointError(
+                f"{self.index[lacking[0]]} lacks the tensor {lacking[0]!r}, which {INDEX} says it has"
+            )
+        return found
+
+    def files(self, span: LayerSpan) -> frozenset[str]:
+        """The weights files that hold tensors of a stage of these layers, or may do; told from the index.
+
+        Raises:
             CheckpointError: The model has no such layers.
         """
+        self._check_span(span)
+        ends = span.start == 0 or span.stop == self.layer_count
+        layers = {name: self.layer_of(name) for name in self.index}
+        return frozenset(
+            self.index[name]
+            for name, layer in layers.items()
+            if (ends if layer is None else span.start <= layer < span.stop)
+        )
+
+    def _check_span(self, span: LayerSpan) -> None:
         if not 0 <= span.start < span.stop <= self.layer_count:
             raise CheckpointError(f"a model of {self.layer_count} layers has no layers {span}")
-        return tuple(name for name in self.tensors if self._needed(name, span))
 
     def _needed(self, name: str, span: LayerSpan) -> bool:
         layer = self.layer_of(name)
@@ -147,14 +178,14 @@ class Checkpoint:
 
     def check(self) -> None:
         """Raises CheckpointError, naming what is missing, unless every layer and an embedding are there."""
-        present = {layer for name in self.tensors if (layer := self.layer_of(name)) is not None}
+        present = {layer for name in self.all_names if (layer := self.layer_of(name)) is not None}
         if missing := sorted(set(range(self.layer_count)) - present):
             raise CheckpointError(f"the checkpoint lacks the tensors of layers {missing[:16]}")
         if extra := sorted(present - set(range(self.layer_count))):
             raise CheckpointError(
                 f"config.json says {self.layer_count} layers, but there are tensors of layer {extra[-1]}"
             )
-        if not any(_EMBEDDING.search(name) for name in self.tensors if self.layer_of(name) is None):
+        if not any(_EMBEDDING.search(name) for name in self.all_names if self.layer_of(name) is None):
             raise CheckpointError("the checkpoint lacks the embedding")
 
 
@@ -196,8 +227,8 @@ def small_files(files: Sequence[FileEntry]) -> dict[str, tuple[ByteRange, ...]]:
     return {file.path: (ByteRange(0, file.length),) for file in found}
 
 
-def weight_files(folder: Path, files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
-    """The weights files of a checkpoint whose small files lie in `folder`.
+def weight_files(folder: Path, files: Sequence[FileEntry], span: LayerSpan | None = None) -> tuple[FileEntry, ...]:
+    """The weights files of a checkpoint whose small files lie in `folder`; where `span` is given, those that it needs.
 
     Raises:
         CheckpointError: There are none, or a shard that the index names is missing.
@@ -207,15 +238,26 @@ def weight_files(folder: Path, files: Sequence[FileEntry]) -> tuple[FileEntry, .
         if SINGLE not in known:
             raise CheckpointError(f"the checkpoint holds neither {SINGLE} nor {INDEX}")
         return (known[SINGLE],)
-    table = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise CheckpointError(f"{INDEX} holds no weight_map")
+    table = _index(folder)
     shards = sorted(set(table.values()))
     if missing := [name for name in shards if name not in known]:
         raise CheckpointError(f"the shard {missing[0]!r}, which {INDEX} names, is missing")
     if unsafe := [name for name in shards if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
         raise CheckpointError(f"{INDEX} names a file outside the folder: {unsafe[0]!r}")
-    return tuple(known[name] for name in shards)
+    if span is None:
+        return tuple(known[name] for name in shards)
+    outline = Checkpoint(read_json(folder / CONFIG), {}, {}, table)
+    outline.check()
+    needed = outline.files(span)
+    return tuple(known[name] for name in shards if name in needed)
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """The file of each tensor."""
+    table = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise CheckpointError(f"{INDEX} holds no weight_map")
+    return table
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -249,8 +291,13 @@ def header_ranges(folder: Path, weights: Sequence[FileEntry]) -> dict[str, tuple
     }
 
 
-def read(folder: Path, files: Sequence[FileEntry]) -> Checkpoint:
+def read(folder: Path, files: Sequence[FileEntry], span: LayerSpan | None = None) -> Checkpoint:
     """The checkpoint whose small files and headers lie in `folder`; the weights may be holes.
+
+    Args:
+        folder: Where they lie.
+        files: All files of the checkpoint.
+        span: The layers that will be asked for; by default all. Only the headers that they need are read.
 
     Raises:
         CheckpointError: Something is missing or malformed; the message names it.
@@ -258,13 +305,15 @@ def read(folder: Path, files: Sequence[FileEntry]) -> Checkpoint:
     config = read_json(folder / CONFIG)
     tensors: dict[str, Placed] = {}
     headers: dict[str, int] = {}
-    for file in weight_files(folder, files):
+    for file in weight_files(folder, files, span):
         stop = header_stop(_start(folder, file, LENGTH_BYTES), file.length)
         headers[file.path] = stop
         entries = parse_header(_start(folder, file, stop), file.length)
         tensors |= {name: Placed(file.path, entry) for name, entry in entries.items()}
-    checkpoint = Checkpoint(config, tensors, headers)
+    index = _index(folder) if any(file.path == INDEX for file in files) else {}
+    checkpoint = Checkpoint(config, tensors, headers, index)
     checkpoint.check()
+    checkpoint.names(span or LayerSpan(0, checkpoint.layer_count))
     return checkpoint
 
 

@@ -26,7 +26,7 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.interfaces import Content, Directory, Network, OfferBook
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import checkpoint as checkpoints
-from hivemind_p2p.sharding import placement, wire
+from hivemind_p2p.sharding import placement, spans, wire
 from hivemind_p2p.sharding.cache import MemoryPool
 from hivemind_p2p.sharding.stage import Stage
 from hivemind_p2p.types import FetchProgress, LayerSpan, Link, Offer, PeerId, StageOffer
@@ -261,7 +261,7 @@ class Host:
     # -- loading
 
     async def _load(self, job: Job, model: wire.ModelRecord, span: LayerSpan) -> Loaded:
-        folder, checkpoint = await self._read(model.link)
+        folder, checkpoint = await spans.read_span(self._content, model.link, span)
         if checkpoint.layer_count != model.layer_count:
             raise CheckpointError(f"{model.link} has {checkpoint.layer_count} layers, not {model.layer_count}")
         size = checkpoint.weight_bytes(span)
@@ -284,15 +284,6 @@ class Host:
 
     def _load_stage(self, folder: Path, checkpoint: checkpoints.Checkpoint, span: LayerSpan) -> Stage:
         return Stage.load(folder, checkpoint, span, threads=self._threads)
-
-    async def _read(self, link: Link) -> tuple[Path, checkpoints.Checkpoint]:
-        """What the link holds, from its small files and its headers."""
-        files = await self._content.files(link)
-        folder = await self._content.fetch(link, wanted=checkpoints.small_files(files))
-        weights = await trio.to_thread.run_sync(checkpoints.weight_files, folder, files)
-        await self._content.fetch(link, wanted=checkpoints.first_header_ranges(weights))
-        await self._content.fetch(link, wanted=checkpoints.header_ranges(folder, weights))
-        return folder, await trio.to_thread.run_sync(checkpoints.read, folder, files)
 
 
 def encode_progress(progress: HostProgress) -> pb.FromStage:
