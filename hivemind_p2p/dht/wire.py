@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from google.protobuf.message import DecodeError
+
 from hivemind_p2p import identity
 from hivemind_p2p.dht import ids
 from hivemind_p2p.dht.ids import NodeId
@@ -49,6 +51,9 @@ MOST_KEYS = 256
 MAX_BATCH = 256 * 1024
 """Bytes of records in one message: well below what a frame's header may hold, whatever is added to it."""
 
+USUAL_PEER = 1024
+"""Bytes of a peer up to which it is remembered, parsed: the same 20 are named in answer after answer."""
+
 LONGEST_REASON = 256
 """Characters of a refusal."""
 
@@ -85,9 +90,10 @@ def decode_request(message: dht_pb2.Request, remote: PeerId) -> Request:
     Raises:
         ProtocolError: It is malformed or too large, or its sender is not `remote`.
     """
-    if message.sender.peer_id != remote:
-        raise ProtocolError(f"peer {remote} calls itself {message.sender.peer_id[:64]!r} in a request")
-    return Request(_decode_peer(message.sender, remote), _decode_question(message, remote))
+    sender = _decode_peer(message.sender, remote)
+    if sender.peer_id != remote:
+        raise ProtocolError(f"peer {remote} calls itself {sender.peer_id} in a request")
+    return Request(sender, _decode_question(message, remote))
 
 
 def encode_response(response: Response) -> dht_pb2.Response:
@@ -162,8 +168,9 @@ def _is_peer_id(peer_id: str) -> bool:
     return True
 
 
-def _encode_peer(info: PeerInfo) -> dht_pb2.Peer:
-    return dht_pb2.Peer(peer_id=info.peer_id, addresses=info.addresses)
+@lru_cache(maxsize=1024)
+def _encode_peer(info: PeerInfo) -> bytes:
+    return dht_pb2.Peer(peer_id=info.peer_id, addresses=info.addresses).SerializeToString()
 
 
 def _encode_record(record: SignedBytes) -> common_pb2.Signed:
@@ -208,13 +215,29 @@ def _decode_marks(marks: bytes, remote: PeerId) -> frozenset[bytes]:
     return frozenset(marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES))
 
 
-def _decode_peer(peer: dht_pb2.Peer, remote: PeerId) -> PeerInfo:
+def _decode_peer(raw: bytes, remote: PeerId) -> PeerInfo:
+    try:
+        return _parse_usual_peer(raw) if len(raw) <= USUAL_PEER else _parse_peer(raw)
+    except ProtocolError as error:
+        raise ProtocolError(f"peer {remote} named {error.message}") from error
+
+
+def _parse_peer(raw: bytes) -> PeerInfo:
+    """A peer that somebody names; what is wrong with it is said without saying who named it."""
+    try:
+        peer = dht_pb2.Peer.FromString(raw)
+    except DecodeError as error:
+        raise ProtocolError("what is no peer") from error
     if not is_peer_id(peer.peer_id):
-        raise ProtocolError(f"peer {remote} named {peer.peer_id[:64]!r}, which is no peer id")
-    _bound(remote, "addresses of a peer", len(peer.addresses), MOST_ADDRESSES)
-    for address in peer.addresses:
-        _bound(remote, "characters of an address", len(address), LONGEST_ADDRESS)
+        raise ProtocolError(f"{peer.peer_id[:64]!r}, which is no peer id")
+    if len(peer.addresses) > MOST_ADDRESSES:
+        raise ProtocolError(f"a peer with {len(peer.addresses)} addresses; the most is {MOST_ADDRESSES}")
+    if any(len(address) > LONGEST_ADDRESS for address in peer.addresses):
+        raise ProtocolError(f"a peer with an address of more than {LONGEST_ADDRESS} characters")
     return PeerInfo(PeerId(peer.peer_id), tuple(peer.addresses))
+
+
+_parse_usual_peer = lru_cache(maxsize=4096)(_parse_peer)
 
 
 def _decode_records(records: Iterable[common_pb2.Signed], remote: PeerId) -> tuple[SignedBytes, ...]:

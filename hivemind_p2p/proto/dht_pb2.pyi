@@ -68,12 +68,12 @@ class Request(_message.Message):
     STORE_FIELD_NUMBER: _ClassVar[int]
     FIND_RECORDS_FIELD_NUMBER: _ClassVar[int]
     READ_MANY_FIELD_NUMBER: _ClassVar[int]
-    sender: Peer
+    sender: bytes
     find_peers: FindPeers
     store: Store
     find_records: FindRecords
     read_many: ReadMany
-    def __init__(self, sender: _Optional[_Union[Peer, _Mapping]] = ..., find_peers: _Optional[_Union[FindPeers, _Mapping]] = ..., store: _Optional[_Union[Store, _Mapping]] = ..., find_records: _Optional[_Union[FindRecords, _Mapping]] = ..., read_many: _Optional[_Union[ReadMany, _Mapping]] = ...) -> None: ...
+    def __init__(self, sender: _Optional[bytes] = ..., find_peers: _Optional[_Union[FindPeers, _Mapping]] = ..., store: _Optional[_Union[Store, _Mapping]] = ..., find_records: _Optional[_Union[FindRecords, _Mapping]] = ..., read_many: _Optional[_Union[ReadMany, _Mapping]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("index", "reason")
@@ -90,9 +90,9 @@ class Response(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
-    peers: _containers.RepeatedCompositeFieldContainer[Peer]
+    peers: _containers.RepeatedScalarFieldContainer[bytes]
     records: _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]
     next: str
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
     kept: int
-    def __init__(self, peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.Signed, _Mapping]]] = ..., next: _Optional[str] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., kept: _Optional[int] = ...) -> None: ...
+    def __init__(self, peers: _Optional[_Iterable[bytes]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.Signed, _Mapping]]] = ..., next: _Optional[str] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., kept: _Optional[int] = ...) -> None: ...

@@ -57,7 +57,7 @@ def response(**fields):
 
 
 def peer(**fields):
-    return dht_pb2.Peer(**{"peer_id": REMOTE} | fields)
+    return dht_pb2.Peer(**{"peer_id": REMOTE} | fields).SerializeToString()
 
 
 TOO_MUCH = {
@@ -65,6 +65,7 @@ TOO_MUCH = {
     "addresses": response(peers=[peer(addresses=["a"] * (wire.MOST_ADDRESSES + 1))]),
     "characters": response(peers=[peer(addresses=["a" * (wire.LONGEST_ADDRESS + 1)])]),
     "no peer id": response(peers=[peer(peer_id="QmNotEd25519")]),
+    "no peer": response(peers=[b"\xff"]),
     "records": response(records=[common_pb2.Signed()] * (wire.MOST_RECORDS + 1)),
     "bytes of a record": response(records=[common_pb2.Signed(body=bytes(records.MAX_BODY + 1))]),
     "bytes of a signature": response(records=[common_pb2.Signed(signature=bytes(65))]),
@@ -91,9 +92,22 @@ def test_responses_are_bounded(what):
     ],
 )
 def test_requests_are_bounded(message):
-    message.sender.peer_id = REMOTE
+    message.sender = peer()
     with pytest.raises(ProtocolError):
         wire.decode_request(message, REMOTE)
+
+
+def test_a_peer_that_is_named_again_is_not_parsed_again():
+    told = response(peers=[peer(addresses=["/ip4/192.0.2.1/tcp/1"])]).SerializeToString()
+    first, second = (wire.decode_response(dht_pb2.Response.FromString(told), REMOTE).peers for _ in range(2))
+    assert first[0] is second[0]
+
+
+def test_a_peer_of_unusual_size_is_not_remembered():
+    told = response(peers=[peer(addresses=["a" * wire.LONGEST_ADDRESS] * 5)]).SerializeToString()
+    first, second = (wire.decode_response(dht_pb2.Response.FromString(told), REMOTE).peers for _ in range(2))
+    assert first == second
+    assert first[0] is not second[0]
 
 
 @given(st.binary(max_size=300))
