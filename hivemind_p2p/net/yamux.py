@@ -177,12 +177,14 @@ class Session:
         self._break(stream)
 
     def abandon(self, stream: Stream) -> None:
-        """Says that this side neither sends nor reads any more; a little of what still arrives is thrown away."""
+        """Says that this side neither sends nor reads any more; a little that nobody reads is thrown away."""
         if stream.due & frames.SYN:
             self._break(stream)
         self.end(stream)
         stream.unwanted = True
-        self.held -= stream.drop()
+        dropped = stream.drop()
+        self.held -= dropped
+        self._throw_away(stream, dropped)
 
     def ping(self) -> int:
         """Sends a ping; its answer comes with the value returned."""
@@ -371,9 +373,7 @@ class Session:
         if stream is None or not piece or stream.reset:
             return
         if stream.unwanted:
-            stream.thrown_away += len(piece)
-            if stream.thrown_away > LINGER_BYTES:
-                self.reset(stream)
+            self._throw_away(stream, len(piece))
             return
         received.changed.append(stream)
         if self.held + len(piece) > MOST_UNREAD:
@@ -381,6 +381,11 @@ class Session:
             return
         stream.keep(piece, of, SMALL_PIECE if self.held < LOOSE_BYTES else TIGHT)
         self.held += len(piece)
+
+    def _throw_away(self, stream: Stream, count: int) -> None:
+        stream.thrown_away += count
+        if stream.thrown_away > LINGER_BYTES:
+            self.reset(stream)
 
     def _body_done(self, received: Received) -> None:
         stream, self._body_of = self._body_of, None

@@ -34,8 +34,8 @@ MOST_UNANSWERED: Final = 256
 refused; this side waits before it opens more."""
 
 LINGER_BYTES: Final = 64 * 1024
-"""Bytes that arrive for a stream after this side has closed it, and are thrown away: a request that was refused
-unread. Whoever sends more is told by a reset to stop."""
+"""Bytes that lie unread when this side closes a stream, or arrive after that, and are thrown away: a request that was
+refused unread. Whoever has sent more is told by a reset to stop, at once: it may wait for a window that never opens."""
 
 LOOSE_BYTES: Final = 4 << 20
 """Unread bytes of a connection up to which a piece may lie in memory `SMALL_PIECE` times its size, because copying

@@ -247,7 +247,7 @@ def test_an_abandoned_stream_throws_a_little_away_and_then_says_stop(two):
     two.exchange()
     assert mine.end_received
     assert not mine.reset
-    send(two.alice, mine, bytes(limits.LINGER_BYTES))
+    send(two.alice, mine, bytes(limits.LINGER_BYTES - len(b"unread")))
     two.exchange()
     assert not mine.reset
     send(two.alice, mine, b"!")
@@ -255,6 +255,19 @@ def test_an_abandoned_stream_throws_a_little_away_and_then_says_stop(two):
     assert mine.reset
     assert two.bob.held == 0
     assert not two.bob.streams
+
+
+def test_who_waits_for_the_window_of_an_abandoned_stream_is_told_at_once(two):
+    mine, yours = two.stream(b"!")
+    send(two.bob, yours, b"too much")
+    send(two.alice, mine, bytes(FIRST_WINDOW - 1))
+    two.exchange()
+    assert two.alice.sendable(mine) == 0
+    two.bob.abandon(yours)
+    two.exchange()
+    assert mine.reset
+    assert mine.end_received
+    assert read_all(two.alice, mine) == b"too much"
 
 
 def test_what_arrives_late_for_a_stream_that_is_over_is_passed_over(two):
