@@ -22,6 +22,7 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.net.background import Background
 from hivemind_p2p.net.connection_budget import BUDGET, Usage, surplus
 from hivemind_p2p.net.heartbeat import INTERVAL, MOST_PATIENCE, TICK, Heartbeat, SteadyClock, Verdict, idle_interval
+from hivemind_p2p.net.seldom import Seldom
 from hivemind_p2p.types import PeerId
 
 WEIGHED_EVERY: Final = 4
@@ -104,6 +105,7 @@ class Liveness:
         self._background = background
         self._budget = budget
         self._watched: dict[int, _Watched] = {}
+        self._deaths = Seldom(_events, "connection_died", "connections_died")
         self.kept: set[PeerId] = set()
         self.died = self.let_go = 0
 
@@ -142,7 +144,7 @@ class Liveness:
             elif verdict is Verdict.DEAD:
                 self.died += 1
                 silent = round(watched.heartbeat.silent_for(now), 2)
-                _events.info("connection_died", peer=connection.remote, silent=silent, streams=watched.streams)
+                self._deaths.tell(peer=connection.remote, silent=silent, streams=watched.streams)
                 connection.cut()
 
     def _ping(self, connection: Connection) -> None:

@@ -31,6 +31,7 @@ class Stranger:
         self._static = StaticKey(identity)
         self._victim = victim
         self._lines = Lines()
+        self._early = b""
         self._encryptor: Encryptor | None = None
         self._decryptor: Decryptor | None = None
         self._room = memoryview(bytearray(ROOM_BYTES))
@@ -38,13 +39,11 @@ class Stranger:
     async def agree(self, *protocols: str) -> None:
         """Says the lines, and hears as many."""
         await self.send(encode(MULTISTREAM, *protocols))
-        heard: list[str] = []
-        while len(heard) < 1 + len(protocols):
-            while (line := self._lines.next()) is not None:
-                heard.append(line)
-            if len(heard) < 1 + len(protocols):
+        for expected in (MULTISTREAM, *protocols):
+            while (line := self._lines.next()) is None:
                 self._lines.feed(await self.receive())
-        assert heard == [MULTISTREAM, *protocols]
+            assert line == expected
+        self._early = self._lines.rest()
 
     async def be_somebody(self) -> None:
         """Noise, and its handshake."""
@@ -77,6 +76,9 @@ class Stranger:
         Raises:
             trio.BrokenResourceError: The other side has hung up.
         """
+        if self._early:
+            early, self._early = self._early, b""
+            return early
         while data := await self.stream.receive_some(READ_BYTES):
             if self._decryptor is not None:
                 data = bytes(self._decryptor.decrypt(data))

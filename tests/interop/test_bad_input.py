@@ -45,7 +45,8 @@ SLOW_WRITERS = 20
 AT_ONCE = 16
 MOST_GROWTH = 96 * MIB
 """What the peer's memory may grow by, from when it has met each kind of stranger once."""
-MOST_LINES = 60
+MOST_LINES = 12
+"""Lines that it may log: one a minute of each kind of trouble."""
 PATIENCE = 100.0
 
 
