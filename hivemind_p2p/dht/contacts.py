@@ -47,18 +47,17 @@ class Bucket:
     waiting: OrderedDict[PeerId, PeerInfo] = field(default_factory=OrderedDict)
     refreshed_at: float = 0.0
 
-    def admit(self, info: PeerInfo, now: float) -> bool:
-        """Makes a peer the good one that was heard from last; returns whether it was not there before."""
+    def admit(self, info: PeerInfo, now: float) -> None:
+        """Makes a peer the good one that was heard from last."""
         peer = info.peer_id
         self.doubtful.pop(peer, None)
         self.waiting.pop(peer, None)
         contact = self.good.get(peer)
         if contact is None:
             self.good[peer] = Contact(info, ids.of_peer(peer), now)
-            return True
+            return
         contact.info, contact.seen_at = info, now
         self.good.move_to_end(peer)
-        return False
 
     def wait(self, info: PeerInfo, most: int) -> None:
         """Keeps a peer for when a place becomes free; the newest are kept."""

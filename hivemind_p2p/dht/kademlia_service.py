@@ -56,6 +56,12 @@ MOST_STREAMS_OF_PEER = 32
 IDLE = 60.0
 """Seconds until a stream on which nothing is asked is closed."""
 
+PING_AFTER = 300.0
+"""Seconds of silence after which a stranger is asked whether it is still there, before it is named to others again."""
+
+MOST_PINGED = 8
+"""Strangers asked in one sweep."""
+
 MOST_UNKNOWN = 16
 """Strangers that wait to be asked who they are."""
 
@@ -99,10 +105,10 @@ class KademliaService:
             How many peers took it.
 
         Raises:
-            RecordError: The key has more than 80 bytes, or none.
+            RecordError: The key has more than 80 bytes, or none, or this peer has no address that it could name.
         """
         own = self._own_info()
-        self._kademlia.providers.add(key, own, self._clock())
+        self._kademlia.providers.add(key, own, self._clock(), own=True)
         self._provided[key] = trio.current_time() + providers.RENEW_AFTER
         message = Message(Kind.ADD_PROVIDER, key, providers=(own,))
         return await self._tell(await self.find_peers(key), message)
@@ -163,10 +169,20 @@ class KademliaService:
                 _events.debug("not_identified", peer=peer, error=error.message)
 
     async def sweep(self) -> None:
-        """Drops what has expired, and renews what this peer provides and is due."""
+        """Drops what has expired and strangers that are gone, and renews what this peer provides and is due."""
         self._kademlia.providers.expire(self._clock())
+        async with trio.open_nursery() as nursery:
+            for info in self._kademlia.strangers.silent(trio.current_time(), PING_AFTER, MOST_PINGED):
+                nursery.start_soon(self._check, info)
         for key in [key for key, due_at in self._provided.items() if due_at <= trio.current_time()]:
-            await self.provide(key)
+            try:
+                await self.provide(key)
+            except RecordError as error:
+                _events.warning("not_provided", key=key.hex(), reason=error.message)
+
+    async def _check(self, info: PeerInfo) -> None:
+        with suppress(HivemindError):  # it is named no more, which is all that this was for
+            await self.ping(info)
 
     # -- answering ---------------------------------------------------------------------------------------------------
 

@@ -63,8 +63,8 @@ class ProviderStore:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, key: bytes, provider: PeerInfo, now: float) -> None:
-        """Notes a provider, anew or again.
+    def add(self, key: bytes, provider: PeerInfo, now: float, *, own: bool = False) -> None:
+        """Notes a provider, anew or again; this peer itself (`own`) even if others have left no room.
 
         Raises:
             RecordError: The key is out of bounds, the provider cannot be dialled, or there is no room.
@@ -74,7 +74,8 @@ class ProviderStore:
         if not provider.addresses:
             raise RecordError(f"provider {provider.peer_id} has no address that this version understands")
         if provider.peer_id not in self._entries.get(key, ()):
-            self._make_room(key, provider.peer_id, now)
+            if not own:
+                self._make_room(key, provider.peer_id, now)
             self._of_provider[provider.peer_id] += 1
             self._count += 1
         self._entries.setdefault(key, {})[provider.peer_id] = _Entry(provider, now + LIFETIME)

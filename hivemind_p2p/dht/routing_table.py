@@ -166,14 +166,15 @@ class RoutingTable:
         )
         return tuple(info for info, _ in zip(due, range(most), strict=False))
 
+    def silent(self, now: float, age: float, most: int) -> tuple[PeerInfo, ...]:
+        """Good peers that were not heard from for `age` seconds, those first that have been silent for the longest."""
+        contacts = (contact for bucket in self._buckets.values() for contact in bucket.good.values())
+        silent = (contact for contact in contacts if contact.seen_at + age <= now)
+        return tuple(contact.info for contact in heapq.nsmallest(most, silent, key=lambda contact: contact.seen_at))
+
     def stale_buckets(self, now: float, age: float) -> tuple[int, ...]:
         """The buckets in which no lookup was made for `age` seconds."""
         return tuple(index for index, bucket in sorted(self._buckets.items()) if bucket.refreshed_at + age <= now)
-
-    def thin_buckets(self) -> tuple[int, ...]:
-        """The buckets with much room although peers closer to this one are known: there must be more to be met."""
-        deepest = max((index for index, bucket in self._buckets.items() if len(bucket.good) > 1), default=0)
-        return tuple(index for index in range(deepest) if self._room(index) > self._size // 2)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -188,10 +189,6 @@ class RoutingTable:
 
     def _index(self, peer: PeerId) -> int:
         return ids.bucket_index(self._own_point, ids.of_peer(peer))
-
-    def _room(self, index: int) -> int:
-        bucket = self._buckets.get(index)
-        return self._size - (len(bucket.good) if bucket else 0)
 
     def _admit(self, bucket: Bucket, info: PeerInfo, now: float) -> None:
         former = bucket.good.get(info.peer_id)

@@ -216,6 +216,7 @@ class DirectoryService:
                 nursery.start_soon(_every, SEEDS_EVERY, self._keep_seeds)
                 nursery.start_soon(_every, REFRESH_EVERY, self._refresh)
                 nursery.start_soon(_every, SWEEP_EVERY, self._sweep)
+                nursery.start_soon(_every, SWEEP_EVERY, self.standard.sweep)
                 task_status.started()
         finally:
             with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
@@ -320,7 +321,6 @@ class DirectoryService:
         for doubtful in self._node.table.doubtful(trio.current_time(), MOST_CHECKED):
             self._asker.doubt(doubtful)
         await self._asker.close_idle()
-        await self.standard.sweep()
 
 
 def _check_key(key: str) -> None:

@@ -227,3 +227,31 @@ async def test_what_is_provided_is_renewed(autojump_clock, hive):
     await trio.sleep(48 * 3600)
     await seed.service.standard.sweep()
     assert not len(seed.service.standard._kademlia.providers)
+
+
+async def test_a_stranger_that_is_silent_is_asked_before_it_is_named_for_ever(autojump_clock, members, stranger, hive):
+    await stranger.ask(members[0], Message(Kind.PING))
+    await trio.sleep(1)
+    standard = members[0].service.standard
+    hive.network.kill(stranger.info.peer_id)
+    await trio.sleep(kademlia_service.PING_AFTER / 2)
+    assert standard._kademlia.knows(stranger.info.peer_id)
+    await trio.sleep(kademlia_service.PING_AFTER)
+    assert not standard._kademlia.knows(stranger.info.peer_id)
+
+
+async def test_a_flood_of_providers_keeps_nobody_from_providing(autojump_clock, hive, monkeypatch):
+    seed, provider = await hive.grow(2)
+    providers = provider.service.standard._kademlia.providers
+    monkeypatch.setattr(providers, "_most", 0)
+    await provider.service.standard.provide(KEY)
+    assert [info.peer_id for info in await seed.service.standard.find_providers(KEY)] == [provider.peer_id]
+
+
+async def test_what_cannot_be_renewed_ends_no_service(autojump_clock, hive, monkeypatch):
+    _, provider = hive.add(1), hive.add(2)
+    await provider.service.standard.provide(KEY)
+    monkeypatch.setattr(type(provider.router), "addresses", ())
+    await trio.sleep(23 * 3600)
+    await provider.service.standard.sweep()
+    assert provider.service.standard._provided

@@ -247,13 +247,10 @@ def test_newcomers_are_told_of_once():
     assert table.take_newcomers() == (peer(1),), "it may have missed something"
 
 
-def test_buckets_with_room_far_away_are_thin():
-    table = RoutingTable(OWN)
-    own = ids.of_peer(OWN)
-    near = [info for info in map(peer, range(3000)) if ids.bucket_index(own, ids.of_peer(info.peer_id)) >= 6]
-    for info in near:
-        table.seen(info, 0.0)
-    assert {0, 1, 2, 3, 4, 5} <= set(table.thin_buckets())
-    for info in far_peers(BUCKET_SIZE):
-        table.seen(info, 0.0)
-    assert 0 not in table.thin_buckets()
+def test_who_has_been_silent_for_the_longest_comes_first(info):
+    table = RoutingTable(info(99).peer_id)
+    for number in range(1, 6):
+        table.seen(info(number), 10.0 * number)
+    table.seen(info(1), 60.0)
+    assert table.silent(70.0, 30.0, 2) == (info(2), info(3))
+    assert table.silent(70.0, 30.0, 9) == (info(2), info(3), info(4))
