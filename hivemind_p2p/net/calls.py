@@ -76,7 +76,6 @@ class Call:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.link = Link(_ConnectionOf(stream.muxed_conn))
         self.kept = False
 
     @property
@@ -90,10 +89,9 @@ class Call:
         endpoint: tuple[str, int] | None = self._stream.muxed_conn.get_remote_address()
         return endpoint
 
-    def keep(self) -> Any:
-        """The stream itself, for a handler that goes on using it after it has returned."""
+    def keep(self) -> None:
+        """Leaves the stream open when the handler returns: something else goes on using it, and closes it."""
         self.kept = True
-        return self._stream
 
     async def send(self, message: Message) -> None:
         """Sends one message.
@@ -187,20 +185,3 @@ class Call:
                 await self._stream.reset()
         except libp2p_host.errors() as error:
             _events.debug("reset_failed", peer=self.peer, error=repr(error))
-
-
-class _ConnectionOf:
-    """The connection under a stream, for a `Link`: libp2p's streams know the muxed connection only."""
-
-    def __init__(self, muxed: Any) -> None:
-        self.muxed_conn = muxed
-
-    @property
-    def is_closed(self) -> bool:
-        return bool(self.muxed_conn.is_closed)
-
-    def get_streams(self) -> tuple[Any, ...]:
-        return ()
-
-    async def close(self) -> None:
-        await self.muxed_conn.close()

@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import base58
-import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.errors import BusyError, NetworkError, PeerUnreachableError, ProtocolError
-from hivemind_p2p.net import libp2p_host
+from hivemind_p2p.errors import BusyError, NetworkError, PeerUnreachableError, ProtocolError, StreamClosedError
 from hivemind_p2p.net.addresses import relay_of
 from hivemind_p2p.net.calls import Call, Link
 from hivemind_p2p.net.links import Links
@@ -35,6 +33,9 @@ if TYPE_CHECKING:
 
 CONNECT_DEADLINE: Final = 10.0
 """Seconds for a relay to reach the peer that is called."""
+
+READ_BYTES: Final = 64 * 1024
+"""Bytes read at a time where nobody names a number."""
 
 MOST_HANDSHAKES: Final = 64
 """Calls that may be in their handshake at once."""
@@ -59,36 +60,28 @@ class RelayedConnection:
     """The stream through a relay in the shape of a socket; implements libp2p's ``IRawConnection``."""
 
     def __init__(self, call: Call, relay: PeerId, *, initiator: bool) -> None:
-        self._stream: Any = call.keep()
+        call.keep()
+        self._call = call
         self.relay = relay
         self.is_initiator = initiator
 
     async def read(self, n: int | None = None) -> bytes:
         """Some bytes, at most `n`; none at the end."""
-        from libp2p.network.stream.exceptions import StreamEOF
-
         try:
-            return bytes(await self._stream.read(n if n else 1 << 16))
-        except StreamEOF:
-            return b""
-        except libp2p_host.errors() as error:
+            return await self._call.read(n or READ_BYTES)
+        except StreamClosedError as error:
             raise _raw_error(error) from error
 
     async def write(self, data: bytes) -> None:
         """Sends all bytes."""
         try:
-            await self._stream.write(data)
-        except libp2p_host.errors() as error:
+            await self._call.write(data)
+        except StreamClosedError as error:
             raise _raw_error(error) from error
 
     async def close(self) -> None:
         """Ends the call; never fails."""
-        try:
-            with trio.move_on_after(1) as patience:
-                patience.shield = True
-                await self._stream.close()
-        except libp2p_host.errors() as error:
-            _events.debug("close_failed", error=repr(error))
+        await self._call.close()
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """None: there is no socket of its own, which is how relayed connections are told from others."""
@@ -220,8 +213,8 @@ def _name(status: int) -> str:
     return wire.RelayStatus.Name(status) if status in known else str(status)
 
 
-def _raw_error(error: Exception) -> Exception:
+def _raw_error(error: StreamClosedError) -> Exception:
     from libp2p.network.connection.exceptions import RawConnError
 
-    broken: Exception = RawConnError(str(error))
+    broken: Exception = RawConnError(error.message)
     return broken
