@@ -107,7 +107,7 @@ def make_folders(location: Path, parts: tuple[str, ...]) -> None:
     for part in parts:
         folder = folder / part
         with translated(str(folder)):
-            if not folder.is_symlink():
+            if not os.path.lexists(folder):
                 folder.mkdir(exist_ok=True)
         if folder.is_symlink() or not folder.is_dir():
             raise UnsafePathError(f"{folder} is no folder, or a symbolic link to one")

@@ -20,7 +20,11 @@ LONGEST_PATH = 1024
 DEEPEST_PATH = 32
 """Names in a path: keeps the parser's depth bounded."""
 
-_DEVICES = {"con", "prn", "aux", "nul"} | {f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)}
+_DIGITS = "123456789\N{SUPERSCRIPT ONE}\N{SUPERSCRIPT TWO}\N{SUPERSCRIPT THREE}"
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{device}{digit}" for device in ("com", "lpt") for digit in _DIGITS}
+)
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
