@@ -67,6 +67,11 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
         """Whether a relay stands between."""
         return self._connection.relayed
 
+    @property
+    def rivals(self) -> int:
+        """Streams on the same connection that the other side has opened, and on which nothing was said here yet."""
+        return self._session.to_answer
+
     def notice(self) -> None:
         """Lets whoever waits look again. Called by the connection."""
         self._news.unpark_all()

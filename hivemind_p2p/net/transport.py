@@ -47,6 +47,12 @@ CLOSE_TIMEOUT: Final = 1.0
 MOST_LEARNED: Final = 16_384
 """Peers whose addresses are remembered, about 1 KiB each: others tell of peers without end."""
 
+MOST_CHOOSING: Final = 4096
+"""Streams at once whose protocol is not agreed on yet, over all connections: each costs 8 KiB, for 10 s at the most."""
+
+FEW_CHOOSING: Final = 8
+"""Such streams that each connection may have even then: somebody who only says nothing shuts nobody else out."""
+
 _events = telemetry.source("transport")
 
 
@@ -100,7 +106,7 @@ class LibP2PTransport:
         self._addresses: tuple[str, ...] = ()
         self.bound: tuple[str, ...] = ()
         """Where it listens, with the ports, wildcards as they are."""
-        self._opened = self._accepted = 0
+        self._opened = self._accepted = self._choosing = 0
 
     @property
     def peer_id(self) -> PeerId:
@@ -254,7 +260,7 @@ class LibP2PTransport:
         stream = net_stream.muxed_stream
         self._dialler.heard_from(stream.remote)
         try:
-            protocol = await choose(stream, self._speaks)
+            protocol = await self._choose(stream)
             stream.protocol = protocol
             if handler := self._handlers.get(protocol):
                 self._accepted += 1
@@ -269,6 +275,16 @@ class LibP2PTransport:
             # Not aborted: that would overtake what the handler has sent.
             _events.error("handler_failed", peer=stream.remote, protocol=stream.protocol, error=repr(error))
             await stream.aclose()
+
+    async def _choose(self, stream: MuxedStream) -> str:
+        """Agrees on a protocol, unless there are too many streams without one: then the loudest peers' are refused."""
+        if self._choosing >= MOST_CHOOSING and stream.rivals > FEW_CHOOSING:
+            raise ProtocolError("there are too many streams that are not said to be for anything")
+        self._choosing += 1
+        try:
+            return await choose(stream, self._speaks)
+        finally:
+            self._choosing -= 1
 
     def _speaks(self, protocol: str) -> bool:
         return protocol in self._handlers or protocol in self.host.multiselect.handlers

@@ -99,6 +99,11 @@ class Session:
         self._worthless = Worthless()
         self._gone_away = self._told_away = False
 
+    @property
+    def to_answer(self) -> int:
+        """Streams that the other side opened and has not heard anything on."""
+        return self._theirs_unanswered
+
     # -- what this side does -----------------------------------------------------------------------------------------
 
     @property

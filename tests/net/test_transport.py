@@ -431,3 +431,20 @@ async def test_cancelling_the_block_closes_the_transport():
                 await trio.sleep_forever()
         async with open_transport(BOB, list(alice.addresses)):
             pass
+
+
+async def test_streams_that_are_for_nothing_shut_nobody_out(monkeypatch):
+    monkeypatch.setattr("hivemind_p2p.net.transport.MOST_CHOOSING", 20)
+    async with two_transports() as (alice, bob), open_transport(CAROL, []) as carol:
+        bob.set_handler(PROTOCOL, echo)
+        carol.learn(PeerInfo(bob.peer_id, bob.addresses))
+        connection = await alice.connect(BOB.peer_id)
+        silent = [await connection.open_stream() for _ in range(40)]
+        for stream in silent:
+            await stream.send_all(b"\x13")
+        with pytest.raises(trio.BrokenResourceError):
+            await silent[-1].receive_some()
+        assert await ask(carol, BOB.peer_id) == b"hello"
+        for stream in silent:
+            stream.abort()
+        assert await ask(alice, BOB.peer_id) == b"hello"

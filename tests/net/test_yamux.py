@@ -137,7 +137,7 @@ def test_streams_without_an_answer_are_counted(two):
         send(two.alice, stream, b"?")
     _, received = two.exchange()
     theirs = [opened for each in received for opened in each.opened]
-    assert two.alice.unanswered == 4
+    assert two.alice.unanswered == two.bob.to_answer == 4
     send(two.bob, theirs[0], b"!")
     two.bob.reset(theirs[1])
     two.exchange()
