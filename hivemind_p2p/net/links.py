@@ -26,7 +26,7 @@ from hivemind_p2p.net import libp2p_host
 from hivemind_p2p.net.addresses import ip_endpoint, is_circuit
 from hivemind_p2p.net.calls import CALL_DEADLINE, Call, Link
 from hivemind_p2p.net.seldom import Seldom
-from hivemind_p2p.net.sockets import open_socket, port_is_taken
+from hivemind_p2p.net.sockets import open_socket, port_is_taken, resolved
 from hivemind_p2p.types import PeerId, PeerInfo
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ MOST_CALLS: Final = 256
 
 PROOF_DEADLINE: Final = 5.0
 """Seconds for calling somebody back: TCP and Noise take three round trips."""
+
+PATIENCE_WITH_ONE: Final = 2.0
+"""Seconds for one of several IP addresses that a name has: it may be IPv6 on a machine without a way there."""
 
 MOST_TRIED: Final = 4
 """Addresses of a relay or witness that are tried."""
@@ -164,7 +167,19 @@ class Links:
         Raises:
             NetworkError: There is no answer, or somebody else is there.
         """
-        source = self.source_for(address) if peer in self.reuse_port_to else None
+        if peer not in self.reuse_port_to:
+            return await libp2p_host.dial(self._swarm, peer, address)
+        *others, last = await resolved(address)
+        for place in others:
+            with trio.move_on_after(PATIENCE_WITH_ONE):
+                try:
+                    return await self._dial_from_listener(peer, place)
+                except NetworkError as error:
+                    _events.debug("dial_failed", peer=peer, address=place, reason=error.message)
+        return await self._dial_from_listener(peer, last)
+
+    async def _dial_from_listener(self, peer: PeerId, address: str) -> Any:
+        source = self.source_for(address)
         if source is None:
             return await libp2p_host.dial(self._swarm, peer, address)
         try:

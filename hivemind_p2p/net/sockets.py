@@ -9,8 +9,17 @@ from typing import Final
 import trio
 
 from hivemind_p2p.errors import NetworkError
-from hivemind_p2p.net.addresses import ip_endpoint, tcp_endpoint
+from hivemind_p2p.net.addresses import ip_address, ip_endpoint, parse, tcp_endpoint
 
+MOST_RESOLVED: Final = 4
+"""IP addresses of one name that are tried."""
+
+_FAMILIES: Final = {
+    "ip4": socket.AF_INET,
+    "dns4": socket.AF_INET,
+    "ip6": socket.AF_INET6,
+    "dns6": socket.AF_INET6,
+}
 _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
@@ -36,6 +45,24 @@ async def open_socket(address: str, source: tuple[str, int] | None = None) -> tr
         raise NetworkError(_in_words(cause_of(error))) from error
     except UnicodeError as error:
         raise NetworkError("the name cannot be looked up") from error
+
+
+async def resolved(address: str) -> tuple[str, ...]:
+    """The same plain TCP address with IP addresses for a name, the system's favourite first; at least one.
+
+    Raises:
+        AddressError: It is no plain TCP address.
+        NetworkError: The name has no address.
+    """
+    host, port = tcp_endpoint(address)
+    family = _FAMILIES.get(parse(address)[0][0], socket.AF_UNSPEC)
+    try:
+        found = await trio.socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NetworkError(_in_words(error)) from error
+    except UnicodeError as error:
+        raise NetworkError("the name cannot be looked up") from error
+    return tuple(dict.fromkeys(ip_address(str(entry[4][0]), port) for entry in found))[:MOST_RESOLVED]
 
 
 def shared_socket(family: int) -> trio.socket.SocketType:

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hivemind_p2p.errors import DeadlineExceededError, NetworkError, ProtocolError, StreamClosedError
+from hivemind_p2p.net import links
 from hivemind_p2p.net.autonat import DialBackQuota, at_host
 from hivemind_p2p.net.binary_addresses import to_bytes, write_varint
-from hivemind_p2p.net.calls import LARGEST_MESSAGE, Call
+from hivemind_p2p.net.calls import LARGEST_MESSAGE, Call, Link
 from hivemind_p2p.net.hole_punch import usable
 from hivemind_p2p.proto import reachability_pb2 as wire
 
@@ -24,6 +25,17 @@ class Muxed:
     @staticmethod
     def get_remote_address():
         return ("9.9.9.9", 1)
+
+
+class Host:
+    @staticmethod
+    def get_network():
+        return None
+
+
+class Connection:
+    def __init__(self):
+        self.muxed_conn = Muxed()
 
 
 class Stream:
@@ -95,6 +107,27 @@ def test_whatever_comes_is_a_message_or_an_error(data, piece, kind):
             return
 
     trio.run(receive)
+
+
+async def test_a_witness_known_by_a_name_is_called_from_the_listening_port_too(monkeypatch):
+    tried = []
+
+    async def found(address):
+        return ("/ip4/9.9.9.1/tcp/7", "/ip4/9.9.9.2/tcp/7")
+
+    async def dial(swarm, peer, address, source=None):
+        tried.append((address, source))
+        if address == "/ip4/9.9.9.1/tcp/7":
+            raise NetworkError("no answer")
+        return Connection()
+
+    monkeypatch.setattr(links, "resolved", found)
+    monkeypatch.setattr(links.libp2p_host, "dial", dial)
+    ours = links.Links(Host(), ["/ip4/0.0.0.0/tcp/4001"])
+    ours.reuse_port_to.add("witness")
+    connection = await ours.dial("witness", "/dns4/hive.example/tcp/7")
+    assert tried == [(address, ("0.0.0.0", 4001)) for address in await found("")]
+    assert ours.dialled_from(Link(connection)) == 4001
 
 
 def test_calling_back_is_bounded_for_all_and_for_each_host():

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from hivemind_p2p.errors import AddressError, NetworkError
-from hivemind_p2p.net.sockets import open_socket, port_is_taken
+from hivemind_p2p.net.sockets import open_socket, port_is_taken, resolved
 
 
 @pytest.mark.parametrize("host", ["ip4/127.0.0.1", "dns4/localhost", "dns/localhost"])
@@ -63,3 +63,10 @@ async def test_a_port_that_is_in_use_towards_there_is_known_for_what_it_is():
 async def test_only_an_ip_address_can_be_called_from_a_chosen_port():
     with pytest.raises(AddressError):
         await open_socket("/dns4/localhost/tcp/1", ("127.0.0.1", 1))
+
+
+async def test_a_name_stands_for_ip_addresses_of_its_kind():
+    assert await resolved("/dns4/localhost/tcp/7") == ("/ip4/127.0.0.1/tcp/7",)
+    assert await resolved("/ip4/192.0.2.7/tcp/7") == ("/ip4/192.0.2.7/tcp/7",)
+    with pytest.raises(NetworkError):
+        await resolved("/dns6/192.0.2.7/tcp/7")
