@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hivemind_p2p.dht import records
@@ -16,7 +17,11 @@ TOGETHER = 0.1
 """The share of the time between two publications by which one may come early, to come together with others."""
 
 RETRY_AFTER = 2.0
-"""Seconds after which a record that found no replica is tried again."""
+"""Seconds after which a record that found no replica is tried again; doubled each time that nobody takes it."""
+
+LONGEST_RETRY = 30.0
+"""Seconds, where no replica could be reached: the network may come back at any moment. A record that all refuse is
+refused again unless something expires there, so it waits for up to the time at which it would be due anyway."""
 
 
 @dataclass(slots=True)
@@ -25,6 +30,7 @@ class _Publication:
     lifetime: float
     expires_at: float
     due_at: float
+    retry_after: float = RETRY_AFTER
 
 
 class Publications:
@@ -63,24 +69,37 @@ class Publications:
             return None
         return self._sign(key, b"", now, publication.expires_at)
 
-    def renew(self, *, now: float, at: float) -> tuple[SignedRecord, ...]:
-        """New records for all that are due, and with them for those that soon will be: they share requests."""
+    def due(self, at: float) -> tuple[str, ...]:
+        """The keys that are due, and with them those that soon will be: they share requests."""
         if (first := self.next_due()) is None or first > at:
             return ()
-        due = [(key, publication) for key, publication in self._publications.items() if _is_due(publication, at)]
-        for _, publication in due:
-            publication.expires_at = now + publication.lifetime
-            publication.due_at = at + publication.lifetime / REPUBLISHED
-        return tuple(self._sign(key, publication.value, now, publication.expires_at) for key, publication in due)
+        return tuple(key for key, publication in self._publications.items() if _is_due(publication, at))
+
+    def renew(self, keys: Iterable[str], *, now: float, at: float) -> tuple[SignedRecord, ...]:
+        """New records for those of these keys that are still published."""
+        renewed: list[SignedRecord] = []
+        for key in keys:
+            if publication := self._publications.get(key):
+                publication.expires_at = now + publication.lifetime
+                publication.due_at = at + publication.lifetime / REPUBLISHED
+                renewed.append(self._sign(key, publication.value, now, publication.expires_at))
+        return tuple(renewed)
 
     def above(self, sequence: int) -> None:
         """Goes on above a sequence that this signer is known to have used."""
         self._sequence = max(self._sequence, sequence)
 
-    def unreplicated(self, key: str, at: float) -> None:
-        """Notes that nobody took a record, so that it is soon due again."""
+    def replicated(self, key: str) -> None:
+        """Notes that somebody took a record."""
         if publication := self._publications.get(key):
-            publication.due_at = min(publication.due_at, at + RETRY_AFTER)
+            publication.retry_after = RETRY_AFTER
+
+    def unreplicated(self, key: str, at: float, *, refused: bool) -> None:
+        """Notes that nobody took a record, so that it is soon due again; not so soon where all have refused it."""
+        if publication := self._publications.get(key):
+            wait = publication.retry_after if refused else min(publication.retry_after, LONGEST_RETRY)
+            publication.due_at = min(publication.due_at, at + wait)
+            publication.retry_after = min(2 * wait, publication.lifetime)
 
     def next_due(self) -> float | None:
         """When the next record is due; None if nothing is published."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 
 import trio
@@ -31,6 +31,9 @@ MOST_NEWCOMERS = 64
 
 LOOKED_AT_ONCE = 32
 """Keys looked at for a newcomer before others have their turn: 3 ms."""
+
+PREPARED_AT_ONCE = 64
+"""Records signed, or whose replicas are picked, before others have their turn: 2 ms."""
 
 STORED_AT_ONCE = 32
 """Replicas that are written to at once."""
@@ -86,8 +89,17 @@ class Publisher:
             self._changed = trio.Event()
             with trio.CancelScope(deadline=math.inf if due_at is None else due_at):
                 await self._changed.wait()
-            due = self._publications.renew(now=self._clock(), at=trio.current_time())
-            await self._replicate(due)
+            await self._replicate(await self._renew())
+
+    async def _renew(self) -> Sequence[SignedRecord]:
+        """Signs anew what is due, in small steps: a peer may share ten thousand contents."""
+        due = self._publications.due(trio.current_time())
+        renewed: list[SignedRecord] = []
+        for start in range(0, len(due), PREPARED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            keys = due[start : start + PREPARED_AT_ONCE]
+            renewed += self._publications.renew(keys, now=self._clock(), at=trio.current_time())
+        return renewed
 
     # -- newcomers ---------------------------------------------------------------------------------------------------
 
@@ -118,48 +130,76 @@ class Publisher:
 
     async def _replicate(self, records: Sequence[SignedRecord]) -> None:
         """Stores records of this peer here and at the peers closest to their keys."""
-        self._keep_own(records)
-        at = trio.current_time()
-        placed = {signed: self._placements.replicas(signed.record.key, self._node.table, at) for signed in records}
+        placed = await self._keep_and_place(records)
         taken = await self._store_batches({signed: peers for signed, peers in placed.items() if peers})
         unplaced = [
             signed
             for signed, peers in placed.items()
             if not self._placements.stored(signed.record.key, taken[signed.record.key], len(peers))
         ]
-        await self._place(unplaced, taken)
+        refused = await self._place(unplaced, taken)
         # The first peer of a hive has nobody to store at, and that is as it should be.
-        alone = self._node.is_alone()
-        for key in {signed.record.key for signed in records}:
-            if not taken[key] and not alone:
-                _events.warning("unreplicated", key=key)
-                self._publications.unreplicated(key, trio.current_time())
-                self._changed.set()
+        if not self._node.is_alone():
+            self._note_taken({signed.record.key for signed in records}, taken, refused)
 
-    def _keep_own(self, records: Sequence[SignedRecord]) -> None:
-        for signed in records:
-            try:
-                self._node.store.adopt(signed, self._clock())
-            except RecordError as error:
-                _events.warning("own_record_not_kept", key=signed.record.key, reason=error.message)
+    def _note_taken(self, keys: Set[str], taken: Counter[str], refused: Mapping[str, str]) -> None:
+        """Has what nobody took tried again, and says so once for all of them."""
+        for key in keys & taken.keys():
+            self._publications.replicated(key)
+        lost = sorted(keys - taken.keys())
+        for key in lost:
+            self._publications.unreplicated(key, trio.current_time(), refused=key in refused)
+        if lost:
+            _events.warning("unreplicated", records=len(lost), key=lost[0], reason=refused.get(lost[0], "unreachable"))
+            self._changed.set()
 
-    async def _place(self, records: Sequence[SignedRecord], taken: Counter[str]) -> None:
-        """Looks for the replicas of each record and stores it at them; remembers them for the next time."""
+    async def _keep_and_place(self, records: Sequence[SignedRecord]) -> dict[SignedRecord, Sequence[PeerInfo]]:
+        """Keeps records here, and returns where else each of them belongs, as far as that is known; in small steps."""
+        placed: dict[SignedRecord, Sequence[PeerInfo]] = {}
+        kept = 0
+        for start in range(0, len(records), PREPARED_AT_ONCE):
+            if start:
+                await trio.lowlevel.checkpoint()
+            some, at = records[start : start + PREPARED_AT_ONCE], trio.current_time()
+            kept += sum(map(self._keep_own, some))
+            placed |= {signed: self._placements.replicas(signed.record.key, self._node.table, at) for signed in some}
+        if kept < len(records):
+            _events.warning("own_records_not_kept", records=len(records) - kept)
+        return placed
+
+    def _keep_own(self, signed: SignedRecord) -> bool:
+        try:
+            self._node.store.adopt(signed, self._clock())
+        except RecordError as error:
+            _events.debug("own_record_not_kept", key=signed.record.key, reason=error.message)
+            return False
+        return True
+
+    async def _place(self, records: Sequence[SignedRecord], taken: Counter[str]) -> Mapping[str, str]:
+        """Looks for the replicas of each record and stores it at them; remembers them for the next time.
+
+        Returns:
+            Why some replica refused a key's record.
+        """
         limiter = trio.CapacityLimiter(PLACED_AT_ONCE)
+        refused: dict[str, str] = {}
 
         async def place(signed: SignedRecord) -> None:
             key = signed.record.key
             async with limiter:
                 placed = await self._asker.store_closest(ids.of_key(key), wire.as_bytes(signed))
             for peer, reason in placed.refusals.items():
-                _events.warning("record_refused", peer=peer, key=key, reason=reason)
-            taken[key] = max(taken[key], len(placed.taken))
+                refused[key] = reason
+                _events.debug("record_refused", peer=peer, key=key, reason=reason)
+            if placed.taken:
+                taken[key] = max(taken[key], len(placed.taken))
             if placed.replicas:
                 self._placements.found(key, placed.replicas, trio.current_time())
 
         async with trio.open_nursery() as nursery:
             for signed in records:
                 nursery.start_soon(place, signed)
+        return refused
 
     async def _store_batches(self, placed: Mapping[SignedRecord, Sequence[PeerInfo]]) -> Counter[str]:
         """Stores records at known replicas, all records of a replica together; returns how many took each key."""
@@ -188,7 +228,7 @@ class Publisher:
             response = await self._asker.request(info, Store(tuple(wire.as_bytes(signed) for signed in batch)))
         except HivemindError:
             return  # counted and logged where it happened; the other replicas are what replicas are for
-        refused = {refusal.index: refusal.reason for refusal in response.refusals}
+        refused = {refusal.index: refusal.reason for refusal in response.refusals if refusal.index < len(batch)}
         for index, reason in refused.items():
-            _events.warning("record_refused", peer=info.peer_id, index=index, reason=reason)
+            _events.debug("record_refused", peer=info.peer_id, key=batch[index].record.key, reason=reason)
         taken.update(signed.record.key for index, signed in enumerate(batch) if index not in refused)
