@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,6 +105,14 @@ class Program:
         line = self._lines.get(timeout=DEADLINE)
         assert line is not None, f"it ended without another line: {self.errors}"
         return line
+
+    def lines_so_far(self) -> list[str]:
+        """The lines of its stdout that have come since they were last asked for; does not wait."""
+        lines = []
+        with suppress(queue.Empty):
+            while (line := self._lines.get_nowait()) is not None:
+                lines.append(line)
+        return lines
 
     def ready(self) -> dict[str, Any]:
         """The line that says that it serves; it has to be the first."""
