@@ -7,9 +7,10 @@ change nor prolong them. Under one key every signer has one record, the one with
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -36,6 +37,11 @@ MARK_BYTES = 8
 
 MAX_LIFETIME = 24 * 3600.0
 """Seconds that a record may live; who wants more republishes."""
+
+MOST_REMEMBERED = 16 * 1024
+"""Checks remembered, by their hashes (2 MiB): what 20 replicas tell of a full key, and some more."""
+
+_checked: OrderedDict[bytes, bool] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,14 @@ def check(body: bytes, signature: bytes) -> None:
         _is_genuine(read_body(body).signer, body, signature)
 
 
-@lru_cache(maxsize=512)
 def _is_genuine(signer: PeerId, body: bytes, signature: bytes) -> bool:
-    """Remembers the last checks (8 MiB at the most), because the same offers are looked up every few seconds."""
-    return identity.verify(signer, DOMAIN, body, signature)
+    """Remembers the last checks by their hashes, because the same offers are looked up every few seconds."""
+    name = signer.encode()
+    digest = hashlib.sha256(b"%d %d %b%b%b" % (len(name), len(signature), name, signature, body)).digest()
+    if (known := _checked.get(digest)) is not None:
+        _checked.move_to_end(digest)
+        return known
+    _checked[digest] = genuine = identity.verify(signer, DOMAIN, body, signature)
+    if len(_checked) > MOST_REMEMBERED:
+        _checked.popitem(last=False)
+    return genuine

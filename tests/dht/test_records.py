@@ -1,5 +1,7 @@
 from dataclasses import dataclass, field
 
+from collections import OrderedDict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -240,3 +242,22 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+def test_checks_are_remembered_for_what_was_checked_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(records, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(records, "_checked", OrderedDict())
+    checked = []
+    verify = records.identity.verify
+    monkeypatch.setattr(records.identity, "verify", lambda *about: checked.append(about) or verify(*about))
+    signed = record(value=b"checked once")
+    for _ in range(3):
+        records.verify(signed.record, signed.body, signed.signature)
+    assert len(checked) == 1
+    for body, signature in ((signed.body, bytes(64)), (signed.body + b"\x00", signed.signature)):
+        with pytest.raises(RecordError, match="not signed"):
+            records.verify(signed.record, body, signature)
+    for number in range(9):
+        records.check(record(value=b"%d" % number).body, bytes(64))
+    records.verify(signed.record, signed.body, signed.signature)
+    assert len(checked) == 13, "it was forgotten for later ones"
