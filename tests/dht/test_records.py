@@ -1,6 +1,5 @@
-from dataclasses import dataclass, field
-
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
