@@ -47,8 +47,7 @@ def test_a_killed_writer_loses_at_most_the_piece_in_flight(tmp_path):
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             for _ in range(stop_after):
-                assert writer.stdout.readline()
-                told += 1
+                told += bool(writer.stdout.readline())  # none where a busy machine let the one before write all
             writer.send_signal(signal.SIGKILL)
             told += len(writer.stdout.readlines())
         store = ContentStore(manifest, tmp_path, PieceLog(tmp_path / "pieces"))
