@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from hivemind_p2p import telemetry
 from hivemind_p2p.dht import ids, wire
 from hivemind_p2p.dht.channels import KEPT_IDLE, REQUEST_DEADLINE, Channels
 from hivemind_p2p.dht.ids import NodeId
-from hivemind_p2p.dht.lookup import QUORUM, Lookup
+from hivemind_p2p.dht.lookup import QUORUM, READ_WIDTH, Lookup
 from hivemind_p2p.dht.messages import (
     FindPeers,
     FindRecords,
@@ -27,7 +27,7 @@ from hivemind_p2p.dht.node import Node, check_page
 from hivemind_p2p.dht.record_cache import MOST_OF_KEY
 from hivemind_p2p.dht.record_store import RecordStore
 from hivemind_p2p.dht.records import SignedRecord
-from hivemind_p2p.dht.replication import Copy, copy_along_path
+from hivemind_p2p.dht.replication import Copy, copy_along_path, is_placed
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE
 from hivemind_p2p.dht.signatures import check_signatures
 from hivemind_p2p.dht.tally import Tally
@@ -136,11 +136,23 @@ class Asker:
         self._copy(lookup, found)
         return found
 
-    async def store_closest(self, target: NodeId, record: SignedBytes) -> Placed:
-        """Stores a record at the peers closest to a point, in the requests that look for them as far as possible."""
+    async def store_closest(self, target: NodeId, record: SignedBytes, placed: trio.Event | None = None) -> Placed:
+        """Stores a record at the peers closest to a point, in the requests that look for them as far as possible.
+
+        Args:
+            target: The point.
+            record: What to store.
+            placed: Set as soon as the record `is_placed`.
+        """
         store = Store((record,), target)
         told: dict[PeerId, Response] = {}
         near = self._nearness()
+
+        def look() -> None:
+            if placed is not None and not placed.is_set():
+                nearest = lookup.nearest(READ_WIDTH)
+                if is_placed(nearest, dict.fromkeys(told, True)):
+                    placed.set()
 
         async def ask(info: PeerInfo) -> Sequence[PeerInfo]:
             if ids.distance(ids.of_peer(info.peer_id), target) > near:
@@ -151,9 +163,10 @@ class Asker:
         async def store_at(info: PeerInfo) -> None:
             with suppress(HivemindError):
                 told[info.peer_id] = await self.request(info, Store((record,)))
+                look()
 
         lookup = self._node.find_peers(target, trio.current_time())
-        await self._walk(lookup, ask)
+        await self._walk(lookup, ask, then=look)
         replicas = lookup.replicas()
         async with trio.open_nursery() as nursery:
             for info in replicas:
@@ -262,9 +275,11 @@ class Asker:
             lookup.holds(info.peer_id, agrees=self._node.agrees(merged, key, told, self._clock()), news=news)
         return peers
 
-    async def _walk(self, lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> None:
+    async def _walk(
+        self, lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER, then: Callable[[], None] = lambda: None
+    ) -> None:
         self.lookups += 1
-        left_behind = await walk(lookup, ask, slow_after)
+        left_behind = await walk(lookup, ask, slow_after, then=then)
         self._node.finished(lookup, trio.current_time(), left_behind)
 
     def _copy(self, lookup: Lookup, found: tuple[SignedRecord, ...]) -> None:

@@ -202,6 +202,10 @@ class Lookup:
             wanted.update(islice(self._answered(path), self._path_width))
         return tuple(self._infos[peer] for _, peer in self._order if peer in wanted)
 
+    def nearest(self, count: int) -> tuple[PeerInfo, ...]:
+        """The closest peers known so far that have neither failed nor are slow, closest first."""
+        return tuple(self._infos[peer] for peer in self._front(self._order, count))
+
     def holders(self) -> tuple[PeerInfo, ...]:
         """The peers that have told records, closest first."""
         return tuple(self._infos[peer] for peer in self._answered(self._order) if peer in self._holders)

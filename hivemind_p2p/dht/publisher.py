@@ -17,7 +17,7 @@ from hivemind_p2p.dht.node import Node
 from hivemind_p2p.dht.placements import Placements
 from hivemind_p2p.dht.publications import Publications
 from hivemind_p2p.dht.records import SignedRecord
-from hivemind_p2p.dht.replication import to_hand_over
+from hivemind_p2p.dht.replication import is_placed, to_hand_over
 from hivemind_p2p.errors import HivemindError, RecordError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Clock
@@ -34,6 +34,9 @@ LOOKED_AT_ONCE = 32
 
 PREPARED_AT_ONCE = 64
 """Records signed, or whose replicas are picked, before others have their turn: 2 ms."""
+
+MOST_UNFINISHED = 16
+"""Publications of which only the farther replicas are left; beyond it each is waited for to its end."""
 
 STORED_AT_ONCE = 32
 """Replicas that are written to at once."""
@@ -59,12 +62,17 @@ class Publisher:
         self._placements = Placements()
         self._newcomers, self._to_welcome = trio.open_memory_channel[PeerInfo](MOST_NEWCOMERS)
         self._changed = trio.Event()
+        self._background: trio.Nursery | None = None
+        self._unfinished = 0
 
     def __len__(self) -> int:
         return len(self._publications)
 
     async def publish(self, key: str, value: bytes, lifetime: float) -> None:
         """Stores a record, which `republish` then keeps alive.
+
+        While `republish` runs, this returns as soon as the replicas that a read asks have it, and the others are given
+        it meanwhile.
 
         Raises:
             RecordError: The key or value is too large, the value is empty, or the lifetime is out of bounds.
@@ -74,16 +82,24 @@ class Publisher:
             self._publications.above(former.record.sequence)
         signed = self._publications.publish(key, value, lifetime, now=self._clock(), at=trio.current_time())
         self._changed.set()
-        await self._replicate([signed])
+        await self._replicate_soon(signed)
 
     async def withdraw(self, key: str) -> None:
         """Replaces a record by an empty one until it would have expired; does nothing where there is none."""
         tombstone = self._publications.withdraw(key, now=self._clock())
         if tombstone is not None:
-            await self._replicate([tombstone])
+            await self._replicate_soon(tombstone)
 
     async def republish(self) -> None:
-        """Signs and stores again what is due, until cancelled."""
+        """Signs and stores again what is due, and finishes what `publish` has begun, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._background = nursery
+            try:
+                await self._republish()
+            finally:
+                self._background = None
+
+    async def _republish(self) -> None:
         while True:
             due_at = self._publications.next_due()
             self._changed = trio.Event()
@@ -128,16 +144,38 @@ class Publisher:
 
     # -- storing -----------------------------------------------------------------------------------------------------
 
-    async def _replicate(self, records: Sequence[SignedRecord]) -> None:
-        """Stores records of this peer here and at the peers closest to their keys."""
+    async def _replicate_soon(self, signed: SignedRecord) -> None:
+        """Stores a record at its closest replicas; the others are given it in the background, if there is one."""
+        if self._background is None or self._unfinished >= MOST_UNFINISHED:
+            await self._replicate([signed])
+            return
+        placed = trio.Event()
+        self._unfinished += 1
+        self._background.start_soon(self._finish, signed, placed)
+        await placed.wait()
+
+    async def _finish(self, signed: SignedRecord, placed: trio.Event) -> None:
+        try:
+            await self._replicate([signed], placed)
+        finally:
+            self._unfinished -= 1
+            placed.set()
+
+    async def _replicate(self, records: Sequence[SignedRecord], placed_one: trio.Event | None = None) -> None:
+        """Stores records of this peer here and at the peers closest to their keys.
+
+        Args:
+            records: Which.
+            placed_one: Of a single record: set as soon as it `is_placed`.
+        """
         placed = await self._keep_and_place(records)
-        taken = await self._store_batches({signed: peers for signed, peers in placed.items() if peers})
+        taken = await self._store_batches({signed: peers for signed, peers in placed.items() if peers}, placed_one)
         unplaced = [
             signed
             for signed, peers in placed.items()
             if not self._placements.stored(signed.record.key, taken[signed.record.key], len(peers))
         ]
-        refused = await self._place(unplaced, taken)
+        refused = await self._place(unplaced, taken, placed_one)
         # The first peer of a hive has nobody to store at, and that is as it should be.
         if not self._node.is_alone():
             self._note_taken({signed.record.key for signed in records}, taken, refused)
@@ -175,7 +213,9 @@ class Publisher:
             return False
         return True
 
-    async def _place(self, records: Sequence[SignedRecord], taken: Counter[str]) -> Mapping[str, str]:
+    async def _place(
+        self, records: Sequence[SignedRecord], taken: Counter[str], placed_one: trio.Event | None
+    ) -> Mapping[str, str]:
         """Looks for the replicas of each record and stores it at them; remembers them for the next time.
 
         Returns:
@@ -187,7 +227,7 @@ class Publisher:
         async def place(signed: SignedRecord) -> None:
             key = signed.record.key
             async with limiter:
-                placed = await self._asker.store_closest(ids.of_key(key), wire.as_bytes(signed))
+                placed = await self._asker.store_closest(ids.of_key(key), wire.as_bytes(signed), placed_one)
             for peer, reason in placed.refusals.items():
                 refused[key] = reason
                 _events.debug("record_refused", peer=peer, key=key, reason=reason)
@@ -201,8 +241,11 @@ class Publisher:
                 nursery.start_soon(place, signed)
         return refused
 
-    async def _store_batches(self, placed: Mapping[SignedRecord, Sequence[PeerInfo]]) -> Counter[str]:
+    async def _store_batches(
+        self, placed: Mapping[SignedRecord, Sequence[PeerInfo]], placed_one: trio.Event | None
+    ) -> Counter[str]:
         """Stores records at known replicas, all records of a replica together; returns how many took each key."""
+        answered: dict[PeerId, bool] = {}
         taken: Counter[str] = Counter()
         by_peer: dict[PeerId, list[SignedRecord]] = {}
         infos: dict[PeerId, PeerInfo] = {}
@@ -211,24 +254,27 @@ class Publisher:
                 infos[info.peer_id] = info
                 by_peer.setdefault(info.peer_id, []).append(signed)
         limiter = trio.CapacityLimiter(STORED_AT_ONCE)
+
+        async def store(info: PeerInfo, records: Sequence[SignedRecord]) -> None:
+            async with limiter:
+                answers = [await self._store(info, batch, taken) for batch in wire.batches(records)]
+            answered[info.peer_id] = all(answers)
+            if placed_one is not None and all(is_placed(peers, answered) for peers in placed.values()):
+                placed_one.set()
+
         async with trio.open_nursery() as nursery:
             for peer, wanted in by_peer.items():
-                nursery.start_soon(self._store_all, infos[peer], wanted, taken, limiter)
+                nursery.start_soon(store, infos[peer], wanted)
         return taken
 
-    async def _store_all(
-        self, info: PeerInfo, records: Sequence[SignedRecord], taken: Counter[str], limiter: trio.CapacityLimiter
-    ) -> None:
-        async with limiter:
-            for batch in wire.batches(records):
-                await self._store(info, batch, taken)
-
-    async def _store(self, info: PeerInfo, batch: Sequence[SignedRecord], taken: Counter[str]) -> None:
+    async def _store(self, info: PeerInfo, batch: Sequence[SignedRecord], taken: Counter[str]) -> bool:
+        """Stores records at one replica; returns whether it answered."""
         try:
             response = await self._asker.request(info, Store(tuple(wire.as_bytes(signed) for signed in batch)))
         except HivemindError:
-            return  # counted and logged where it happened; the other replicas are what replicas are for
+            return False  # counted and logged where it happened; the other replicas are what replicas are for
         refused = {refusal.index: refusal.reason for refusal in response.refusals if refusal.index < len(batch)}
         for index, reason in refused.items():
             _events.debug("record_refused", peer=info.peer_id, key=batch[index].record.key, reason=reason)
         taken.update(signed.record.key for index, signed in enumerate(batch) if index not in refused)
+        return True

@@ -5,12 +5,12 @@ Decisions only; the publisher and the asker do what is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hivemind_p2p.dht import ids
 from hivemind_p2p.dht.ids import NodeId
-from hivemind_p2p.dht.lookup import Lookup
+from hivemind_p2p.dht.lookup import READ_WIDTH, Lookup
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE, RoutingTable
 from hivemind_p2p.types import PeerId, PeerInfo
 
@@ -55,6 +55,17 @@ def copy_along_path(lookup: Lookup) -> Copy | None:
         return None  # a newcomer among the replicas: it is given the record for good, by them
     seconds = LONGEST_COPY / (distance / max(edge, 1))
     return Copy(nearest, seconds) if seconds >= SHORTEST_COPY else None
+
+
+def is_placed(replicas: Sequence[PeerInfo], answered: Mapping[PeerId, bool]) -> bool:
+    """Whether a record lies at those of its replicas that a read asks, so that only the farther ones are left.
+
+    Args:
+        replicas: All of them, closest first.
+        answered: Who has answered the request to keep it, and who has failed.
+    """
+    living = [info.peer_id for info in replicas if answered.get(info.peer_id, True)][:READ_WIDTH]
+    return len(living) >= min(READ_WIDTH, len(replicas)) and all(peer in answered for peer in living)
 
 
 def to_hand_over(table: RoutingTable, own: PeerId, newcomer: PeerInfo, keys: Iterable[str]) -> tuple[str, ...]:

@@ -21,13 +21,16 @@ Ask: TypeAlias = Callable[[PeerInfo], Awaitable[Sequence[PeerInfo]]]
 """Asks a peer and returns the peers that it names."""
 
 
-async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> tuple[PeerId, ...]:
+async def walk(
+    lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER, *, then: Callable[[], None] = lambda: None
+) -> tuple[PeerId, ...]:
     """Brings a lookup to its end; who has not answered by then is left behind.
 
     Args:
         lookup: Says whom to ask.
         ask: Asks one peer; a `HivemindError` counts as a failure.
         slow_after: Seconds after which somebody else is asked meanwhile.
+        then: Called whenever the lookup has taken an answer in.
 
     Returns:
         Who was left behind after so long that something must be wrong there, and not only a busy moment.
@@ -45,6 +48,7 @@ async def walk(lookup: Lookup, ask: Ask, slow_after: float = SLOW_AFTER) -> tupl
     async def visit(info: PeerInfo) -> None:
         try:
             lookup.answered(info.peer_id, await ask(info))
+            then()
         except HivemindError:
             lookup.failed(info.peer_id)
         waited_for.pop(info.peer_id, None)

@@ -1,11 +1,13 @@
 """How records get to their replicas, stay there, and come back: on a memory network."""
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import trio
 
-from hivemind_p2p.dht import placements, signatures, wire
+from hivemind_p2p.dht import channels, ids, placements, publisher, signatures, wire
+from hivemind_p2p.dht.lookup import READ_WIDTH
 from hivemind_p2p.dht.messages import FindPeers, FindRecords, ReadMany, Store
 from hivemind_p2p.dht.service import DirectoryService
 from hivemind_p2p.errors import RecordError
@@ -192,3 +194,62 @@ async def test_a_big_batch_does_not_hold_up_others(autojump_clock, hive):
         await signatures.check_signatures([wire.as_bytes(one) for one in batch])
         nursery.cancel_scope.cancel()
     assert turns >= len(batch) // signatures.CHECKED_AT_ONCE // 2
+
+
+def farthest(members, key):
+    """Who is not this publisher (2), and lies farthest from the key."""
+    point = ids.of_key(key)
+    return max((*members[:2], *members[3:]), key=lambda member: ids.of_peer(member.peer_id) ^ point)
+
+
+def kept(member, key):
+    return [one.record.value for one in member.service._node.store.originals(key, trio.current_time())]
+
+
+async def test_a_stalled_replica_that_no_read_asks_is_not_waited_for(autojump_clock, hive):
+    members = await hive.grow(12)
+    await members[2].service.publish("key", b"first", lifetime=600)
+    await trio.sleep(1)
+    stalled = farthest(members, "key")
+    hive.network.partition([[stalled.peer_id]])
+    started = trio.current_time()
+    await members[2].service.publish("key", b"second", lifetime=600)
+    assert trio.current_time() - started < channels.REQUEST_DEADLINE / 3
+    assert sum(kept(member, "key") == [b"second"] for member in members) >= READ_WIDTH
+    reader = next(member for member in members[3:] if member is not stalled)
+    assert values(await reader.service.lookup("key")) == [b"second"]
+
+
+async def test_the_farther_replicas_are_given_a_record_in_the_background(autojump_clock, hive):
+    members = await hive.grow(12)
+    await members[2].service.publish("key", b"v", lifetime=600)
+    await trio.sleep(1)
+    assert [kept(member, "key") for member in members] == [[b"v"]] * 12
+    assert members[2].service._publisher._unfinished == 0
+
+
+async def test_too_many_unfinished_publications_are_waited_for(autojump_clock, hive, monkeypatch):
+    members = await hive.grow(12)
+    monkeypatch.setattr(publisher, "MOST_UNFINISHED", 0)
+    await members[2].service.publish("key", b"v", lifetime=600)
+    assert [kept(member, "key") for member in members] == [[b"v"]] * 12
+
+
+async def test_what_is_given_in_the_background_undoes_nothing_newer(autojump_clock, hive):
+    members = await hive.grow(12)
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(partial(members[2].service.publish, "key", b"%d" % number, lifetime=600))
+    await members[2].service.withdraw("key")
+    await trio.sleep(1)
+    assert [kept(member, "key") for member in members] == [[b""]] * 12
+    assert await members[5].service.lookup("key") == ()
+
+
+async def test_a_publication_that_the_end_of_a_peer_cuts_short_returns(autojump_clock, hive):
+    members = await hive.grow(12)
+    hive.network.partition([[members[2].peer_id]])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(members[2].service.publish, "key", b"v", lifetime=600))
+        await trio.sleep(0.5)
+        members[2].scope.cancel()

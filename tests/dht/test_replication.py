@@ -1,8 +1,15 @@
 import pytest
 
 from hivemind_p2p.dht import ids
-from hivemind_p2p.dht.lookup import QUORUM, Lookup
-from hivemind_p2p.dht.replication import HANDED_BY, LONGEST_COPY, SHORTEST_COPY, copy_along_path, to_hand_over
+from hivemind_p2p.dht.lookup import QUORUM, READ_WIDTH, Lookup
+from hivemind_p2p.dht.replication import (
+    HANDED_BY,
+    LONGEST_COPY,
+    SHORTEST_COPY,
+    copy_along_path,
+    is_placed,
+    to_hand_over,
+)
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE, RoutingTable
 from hivemind_p2p.types import PeerId, PeerInfo
 
@@ -79,3 +86,21 @@ def test_a_newcomer_gets_only_what_it_is_close_to():
     keys = [f"key {number}" for number in range(200)]
     handed = to_hand_over(table, own, peers[3], keys)
     assert 0 < len(handed) < len(keys)
+
+
+def test_a_record_is_placed_once_the_replicas_that_a_read_asks_have_answered():
+    replicas = by_distance(BUCKET_SIZE)
+    answered = {info.peer_id: True for info in replicas[:READ_WIDTH]}
+    assert is_placed(replicas, answered)
+    for info in replicas[:READ_WIDTH]:
+        rest = {peer: True for peer in answered if peer != info.peer_id}
+        assert not is_placed(replicas, rest | {replicas[-1].peer_id: True})
+        assert not is_placed(replicas, rest | {info.peer_id: False})
+        assert is_placed(replicas, rest | {info.peer_id: False, replicas[READ_WIDTH].peer_id: True})
+
+
+def test_of_few_replicas_all_have_to_answer():
+    replicas = by_distance(3)
+    assert is_placed(replicas, {info.peer_id: True for info in replicas})
+    assert not is_placed(replicas, {info.peer_id: True for info in replicas[:2]})
+    assert not is_placed(replicas, {replicas[0].peer_id: True, replicas[1].peer_id: True, replicas[2].peer_id: False})
