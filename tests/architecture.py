@@ -75,6 +75,7 @@ DECISIONS = {
         "yamux_streams",
     ),
     "dht": (
+        "clients",
         "contacts",
         "ids",
         "hive_clock",
@@ -114,6 +115,7 @@ DECISIONS = {
         "peer_exchange",
         "picker",
         "piece_map",
+        "plan",
         "quota",
         "rate_limit",
         "request_window",

@@ -2,8 +2,7 @@
 
 A peer id costs nothing, an address in another network does. Peers are therefore counted by the network that their
 public addresses lie in: the /24 of an IPv4 address, the /48 of an IPv6 address (what a site is given; a /64 is given
-to every customer for nothing). An address through a relay counts for the relay's network, apart from those that live
-there. Host names count as one network, because names are as cheap as ids.
+to every customer for nothing). Host names count as one network, because names are as cheap as ids.
 
 Loopback, private and link-local addresses count for nothing: a hive on one machine or in one office has nothing else,
 and nobody can be attacked with them from elsewhere, because a peer that can't be dialled isn't kept.
@@ -25,10 +24,8 @@ IPV6_PREFIX = 48
 NAMES = "names"
 """The network of every host name."""
 
-_RELAYED = "/p2p-circuit"
 
-
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def of_addresses(addresses: tuple[str, ...]) -> frozenset[str]:
     """The networks that addresses lie in; empty where all of them are private, or none can be understood."""
     return frozenset(network for network in map(_of_address, addresses) if network)
@@ -45,12 +42,8 @@ def _of_address(address: str) -> str:
         return ""
     kind, host = words[1], words[2]
     if kind in ("dns", "dns4", "dns6"):
-        network = NAMES
-    elif kind in ("ip4", "ip6"):
-        network = _of_ip(host)
-    else:
-        return ""
-    return f"relay {network}" if network and _RELAYED in address else network
+        return NAMES
+    return _of_ip(host) if kind in ("ip4", "ip6") else ""
 
 
 def _of_ip(host: str) -> str:

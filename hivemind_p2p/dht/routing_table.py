@@ -4,7 +4,8 @@ A bucket keeps the peers that have been around the longest, since those are the 
 paper, section 2.1): a newcomer to a full bucket waits among the replacements until somebody there fails. There is one
 exception: where one network has filled a bucket, a newcomer from elsewhere takes the place of its youngest, so that
 whoever rents many addresses in one place can't keep others out (see `networks`).
-Only peers that were heard from directly are kept; what others say about peers is for lookups to try.
+Only peers that were heard from directly are kept; what others say about peers is for lookups to try. Who can be called
+through a relay only is no part of the table (see `clients`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hivemind_p2p.dht import ids, networks
+from hivemind_p2p.dht.clients import Clients, is_client
 from hivemind_p2p.dht.contacts import Bucket, Contact
 from hivemind_p2p.dht.ids import NodeId
 from hivemind_p2p.types import PeerId, PeerInfo
@@ -60,20 +62,18 @@ class RoutingTable:
         self._avoided: OrderedDict[PeerId, _Avoidance] = OrderedDict()
         self._in_networks: Counter[str] = Counter()
         self._newcomers: deque[PeerInfo] = deque(maxlen=MOST_NEWCOMERS)
+        self._clients = Clients()
 
     def __len__(self) -> int:
         return sum(len(bucket.good) for bucket in self._buckets.values())
 
     def __contains__(self, peer: PeerId) -> bool:
-        return self.get(peer) is not None
+        return self._good(peer) is not None
 
     def get(self, peer: PeerId) -> PeerInfo | None:
-        """What is known about a good peer."""
-        if peer == self._own:
-            return None
-        bucket = self._buckets.get(self._index(peer))
-        contact = bucket.good.get(peer) if bucket else None
-        return contact.info if contact else None
+        """What is known about a good peer, or about a client."""
+        contact = self._good(peer)
+        return contact.info if contact else self._clients.at(ids.of_peer(peer))
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Every good peer."""
@@ -92,6 +92,10 @@ class RoutingTable:
             return None
         if self._avoided:
             self._avoided.pop(peer, None)
+        if is_client(info):
+            self._seen_client(info)
+            return None
+        self._clients.remove(peer)
         index = self._index(peer)
         bucket = self._buckets.get(index)
         if bucket is None:
@@ -114,6 +118,7 @@ class RoutingTable:
         if peer == self._own:
             return
         self._avoid(peer, now)
+        self._clients.remove(peer)
         bucket = self._buckets.get(self._index(peer))
         if bucket is None:
             return
@@ -141,8 +146,9 @@ class RoutingTable:
         return avoidance is not None and now < avoidance.until
 
     def closest(self, target: NodeId, count: int, *, without: PeerId | None = None) -> tuple[PeerInfo, ...]:
-        """The good peers closest to a point, closest first."""
-        found: list[PeerInfo] = []
+        """The good peers closest to a point, closest first; before them the very client that lies there."""
+        client = self._clients.at(target)
+        found = [client] if client is not None and client.peer_id != without else []
         for contacts in self._outwards(target):
             contacts.sort(key=lambda contact: contact.point ^ target)
             found.extend(contact.info for contact in contacts if contact.info.peer_id != without)
@@ -186,6 +192,21 @@ class RoutingTable:
         yield [contact for other, bucket in self._buckets.items() if other > index for contact in bucket.good.values()]
         for other in sorted((other for other in self._buckets if other < index), reverse=True):
             yield list(self._buckets[other].good.values())
+
+    def _good(self, peer: PeerId) -> Contact | None:
+        bucket = self._buckets.get(self._index(peer)) if peer != self._own else None
+        return bucket.good.get(peer) if bucket else None
+
+    def _seen_client(self, info: PeerInfo) -> None:
+        """Notes a client, which may have had a place in a bucket while it could be called directly."""
+        self._clients.seen(info)
+        bucket = self._buckets.get(self._index(info.peer_id))
+        if bucket is None:
+            return
+        if info.peer_id in bucket.good:
+            self._drop(bucket, info.peer_id)
+        bucket.waiting.pop(info.peer_id, None)
+        bucket.doubtful.pop(info.peer_id, None)
 
     def _index(self, peer: PeerId) -> int:
         return ids.bucket_index(self._own_point, ids.of_peer(peer))

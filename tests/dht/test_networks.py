@@ -13,7 +13,6 @@ from hivemind_p2p.dht import networks
         (("/ip6/2001:4860:4860:1::8888/tcp/1",), {"2001:4860:4860::/48"}),
         (("/ip6/::ffff:8.8.8.8/tcp/1",), {"8.8.8.0/24"}),
         (("/dns4/example.org/tcp/1",), {"names"}),
-        (("/ip4/8.8.8.8/tcp/1/p2p/12D3/p2p-circuit",), {"relay 8.8.8.0/24"}),
         (("/ip4/127.0.0.1/tcp/1", "/ip4/10.1.2.3/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip6/::1/tcp/1"), set()),
         (("/ip4/100.64.0.1/tcp/1", "/ip6/fe80::1/tcp/1", "/memory/7"), set()),
         (("/ip4/nonsense/tcp/1", "/ip4", "", "ip4/8.8.8.8"), set()),

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivemind_p2p.dht import ids
+from hivemind_p2p.dht.clients import Clients
 from hivemind_p2p.dht.contacts import CHECK_AGAIN_AFTER, MOST_FAILURES, NETWORK_IN_BUCKET
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE, DOUBT_AFTER, FIRST_AVOIDANCE, MOST_AVOIDED, RoutingTable
 from hivemind_p2p.types import PeerId, PeerInfo
@@ -254,3 +255,43 @@ def test_who_has_been_silent_for_the_longest_comes_first(info):
     table.seen(info(1), 60.0)
     assert table.silent(70.0, 30.0, 2) == (info(2), info(3))
     assert table.silent(70.0, 30.0, 9) == (info(2), info(3), info(4))
+
+
+def relayed(info):
+    return PeerInfo(info.peer_id, (*info.addresses, "/ip4/192.0.2.1/tcp/1/p2p/relay/p2p-circuit"))
+
+
+def test_who_can_be_called_through_a_relay_only_is_in_no_bucket(info):
+    table = RoutingTable(info(99).peer_id)
+    client = relayed(info(1))
+    table.seen(info(2), 0.0)
+    assert table.seen(client, 0.0) is None
+    assert (len(table), table.peers(), client.peer_id in table) == (1, (info(2),), False)
+    assert table.closest(ids.of_key("anything"), 9) == (info(2),)
+    # Who looks for this very peer is told.
+    point = ids.of_peer(client.peer_id)
+    assert table.closest(point, 9) == (client, info(2))
+    assert table.closest(point, 9, without=client.peer_id) == (info(2),)
+    assert table.get(client.peer_id) == client
+    table.failed(client.peer_id, 1.0)
+    assert table.get(client.peer_id) is None
+
+
+def test_a_peer_may_become_a_client_and_a_peer_again(info):
+    table = RoutingTable(info(99).peer_id)
+    table.seen(info(1), 0.0)
+    table.take_newcomers()
+    table.seen(relayed(info(1)), 1.0)
+    assert len(table) == 0
+    table.seen(info(1), 2.0)
+    assert table.closest(ids.of_peer(info(1).peer_id), 9) == (info(1),)
+    assert table.take_newcomers() == (info(1),)
+
+
+def test_clients_are_bounded(info):
+    clients = Clients(most=2)
+    for number in (1, 2, 1, 3):
+        clients.seen(info(number))
+    assert len(clients) == 2
+    assert clients.at(ids.of_peer(info(2).peer_id)) is None
+    assert clients.at(ids.of_peer(info(1).peer_id)) == info(1)

@@ -263,3 +263,25 @@ async def test_statistics_count(autojump_clock, hive):
     assert statistics.answered > 0
     assert (statistics.failures, statistics.refused) == (0, 0)
     assert statistics.record_bytes > 0
+
+
+def behind_a_relay(member):
+    """Has a peer say that it can be called through a relay only."""
+    addresses = tuple(f"{address}/p2p/{member.peer_id}/p2p-circuit" for address in member.router.addresses)
+    kind = type("Relayed", (type(member.router),), {"addresses": property(lambda _: addresses)})
+    member.router.__class__ = kind
+
+
+async def test_a_client_uses_the_directory_and_bears_no_part_of_it(autojump_clock, hive):
+    members = await hive.grow(6)
+    client = hive.add(7)
+    behind_a_relay(client)
+    await hive.start(client)
+    await client.service.publish("key", b"the client's", lifetime=600)
+    await members[2].service.publish("other", b"value", lifetime=600)
+    await trio.sleep(1)
+    assert [record.value for record in await members[4].service.lookup("key")] == [b"the client's"]
+    assert [record.value for record in await client.service.lookup("other")] == [b"value"]
+    assert client.service._node.store.keys() == ("key",)
+    assert not any(client.peer_id in member.service._node.table for member in members)
+    assert (await members[3].service.find_peer(client.peer_id)).addresses == client.router.addresses
