@@ -16,14 +16,17 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import trio
 from _harness import Figures, Options, median, run
 
 CHUNK = 1 << 18
 RECEIVERS = 4
+PLAIN = "plain TCP and SHA-256"
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -34,47 +37,38 @@ def measure(options: Options) -> Figures:
     small, large = options.pick(full=256, quick=64), options.pick(full=1024, quick=0)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
-        _one_to_one(figures, folder, small, rounds)
+        _compare(figures, folder, small, receivers=1, rounds=rounds, at_least=2)
         if large:
-            _one_to_one(figures, folder, large, 1)
-        _one_to_many(figures, folder, small, rounds)
+            _compare(figures, folder, large, receivers=1, rounds=max(1, rounds - 1), at_least=2)
+        _compare(figures, folder, small, receivers=RECEIVERS, rounds=rounds, at_least=1.5)
     return figures
 
 
-def _one_to_one(figures: Figures, folder: Path, megabytes: int, rounds: int) -> None:
+def _compare(figures: Figures, folder: Path, megabytes: int, *, receivers: int, rounds: int, at_least: float) -> None:
+    """Races in turns; the claims are ratios of the medians."""
     source = _make(folder / f"{megabytes}.bin", megabytes)
-    times: dict[str, list[float]] = {"libtorrent": [], "swarm": [], "plain TCP and SHA-256": []}
+    races: dict[str, list[_Outcome]] = {"libtorrent": [], "swarm": []}
+    if receivers == 1:
+        races[PLAIN] = []
     for _ in range(rounds):
-        times["libtorrent"].append(_libtorrent(source, 1))
-        times["swarm"].append(_swarm(source, 1)[0])
-        times["plain TCP and SHA-256"].append(_over_tcp(source))
-    rates = {name: megabytes / median(seconds) for name, seconds in times.items()}
-    for name, rate in rates.items():
-        figures.row(f"{name}, 1 to 1, {megabytes} MiB", rate, "MiB/s")
-    figures.claim(
-        f"swarm : libtorrent, 1 to 1, {megabytes} MiB", rates["swarm"] / rates["libtorrent"], "times", at_least=2
-    )
-    figures.claim(
-        f"swarm : plain TCP and SHA-256, 1 to 1, {megabytes} MiB",
-        rates["swarm"] / rates["plain TCP and SHA-256"],
-        "times",
-    )
-
-
-def _one_to_many(figures: Figures, folder: Path, megabytes: int, rounds: int) -> None:
-    source = _make(folder / f"{megabytes}.bin", megabytes)
-    theirs, ours, copies = [], [], []
-    for _ in range(rounds):
-        theirs.append(_libtorrent(source, RECEIVERS))
-        seconds, sent = _swarm(source, RECEIVERS)
-        ours.append(seconds)
-        copies.append(sent)
-    rates = {"libtorrent": megabytes * RECEIVERS / median(theirs), "swarm": megabytes * RECEIVERS / median(ours)}
-    for name, rate in rates.items():
-        figures.row(f"{name}, 1 to {RECEIVERS}, {megabytes} MiB, all together", rate, "MiB/s")
-    ratio = rates["swarm"] / rates["libtorrent"]
-    figures.claim(f"swarm : libtorrent, 1 to {RECEIVERS}, {megabytes} MiB", ratio, "times", at_least=1.5)
-    figures.claim(f"copies that the seed sends to {RECEIVERS}, at worst", max(copies), "copies", at_most=1.5)
+        races["libtorrent"].append(_libtorrent(source, receivers))
+        races["swarm"].append(_swarm(source, receivers))
+        if receivers == 1:
+            races[PLAIN].append(_over_tcp(source))
+    what = f"1 to {receivers}, {megabytes} MiB"
+    rates = {}
+    for name, outcomes in races.items():
+        rates[name] = megabytes * receivers / median([outcome.seconds for outcome in outcomes])
+        figures.row(f"{name}, {what}, all together", rates[name], "MiB/s")
+        for side in ("receivers", "seed"):
+            used = median([getattr(outcome, f"{side}_cpu") for outcome in outcomes])
+            figures.row(f"{name}, {what}, {side}", used / megabytes / receivers * 1024, "s of a core/GiB")
+    figures.claim(f"swarm : libtorrent, {what}", rates["swarm"] / rates["libtorrent"], "times", at_least=at_least)
+    if receivers == 1:
+        figures.claim(f"swarm : {PLAIN}, {what}", rates["swarm"] / rates[PLAIN], "times")
+        return
+    copies = max(outcome.sent for outcome in races["swarm"]) / source.stat().st_size
+    figures.claim(f"copies that the seed sends to {receivers}, at worst", copies, "copies", at_most=1.5)
 
 
 def _make(path: Path, megabytes: int) -> Path:
@@ -115,20 +109,45 @@ class _Processes:
             process.join()
 
 
-def _race(receivers: list[Connection]) -> float:
+@dataclass(frozen=True)
+class _Outcome:
+    """How a race went.
+
+    Attributes:
+        seconds: Until the last receiver had everything.
+        receivers_cpu: Seconds of a core that all receivers used meanwhile.
+        seed_cpu: The same of the seed.
+        sent: Bytes that the seed sent.
+    """
+
+    seconds: float
+    receivers_cpu: float
+    seed_cpu: float = 0.0
+    sent: int = 0
+
+
+def _race(receivers: list[Connection], seed: Connection | None = None) -> _Outcome:
+    before = _ask(seed)[0] if seed else 0.0
     started = time.perf_counter()
     for pipe in receivers:
         pipe.send("go")
-    for pipe in receivers:
-        assert pipe.recv() == "done"
-    return time.perf_counter() - started
+    used = sum(pipe.recv() for pipe in receivers)
+    seconds = time.perf_counter() - started
+    after, sent = _ask(seed) if seed else (0.0, 0)
+    return _Outcome(seconds, used, after - before, sent)
+
+
+def _ask(seed: Connection) -> tuple[float, int]:
+    """Seconds of a core that a seed has used so far, and bytes that it has sent."""
+    seed.send("report")
+    cpu, sent = seed.recv()
+    return cpu, sent
 
 
 # -- the swarm -------------------------------------------------------------------------------------------------------
 
 
-def _swarm(source: Path, receivers: int) -> tuple[float, float]:
-    """Seconds, and how many copies the seed sent."""
+def _swarm(source: Path, receivers: int) -> _Outcome:
     import hivemind_p2p as hm
 
     processes = _Processes()
@@ -140,12 +159,10 @@ def _swarm(source: Path, receivers: int) -> tuple[float, float]:
         pipes = [processes.start(_fetch, bootstrap, link, str(folder)) for folder in folders]
         for pipe in pipes:
             assert pipe.recv() == "ready"
-        seconds = _race(pipes)
-        seed.send("report")
-        sent = seed.recv()
+        outcome = _race(pipes, seed)
         processes.stop()
         _check(source, [folder / source.name for folder in folders])
-    return seconds, sent / source.stat().st_size
+    return outcome
 
 
 def _share(pipe: Connection, bootstrap: str, source: str) -> None:
@@ -155,7 +172,7 @@ def _share(pipe: Connection, bootstrap: str, source: str) -> None:
         async with hm.open_hive(bootstrap) as hive:
             pipe.send(await hive.share(source))
             while await trio.to_thread.run_sync(pipe.recv) != "stop":
-                pipe.send(hive.peer.content.statistics().uploaded_bytes)
+                pipe.send((time.process_time(), hive.peer.content.statistics().uploaded_bytes))
 
     trio.run(share)
 
@@ -167,8 +184,9 @@ def _fetch(pipe: Connection, bootstrap: str, link: str, folder: str) -> None:
         async with hm.open_hive(bootstrap) as hive:
             pipe.send("ready")
             await trio.to_thread.run_sync(pipe.recv)
+            before = time.process_time()
             await hive.fetch(link, folder)
-            pipe.send("done")
+            pipe.send(time.process_time() - before)
             await trio.to_thread.run_sync(pipe.recv)
 
     trio.run(fetch)
@@ -177,7 +195,7 @@ def _fetch(pipe: Connection, bootstrap: str, link: str, folder: str) -> None:
 # -- libtorrent ------------------------------------------------------------------------------------------------------
 
 
-def _libtorrent(source: Path, receivers: int) -> float:
+def _libtorrent(source: Path, receivers: int) -> _Outcome:
     import libtorrent
 
     made = libtorrent.create_torrent(
@@ -187,17 +205,17 @@ def _libtorrent(source: Path, receivers: int) -> float:
     torrent = libtorrent.bencode(made.generate())
     processes = _Processes()
     with tempfile.TemporaryDirectory(prefix="libtorrent-", dir=source.parent) as name:
-        seed = processes.start(_torrent_session, torrent, str(source.parent), True)
+        seed = processes.start(_torrent_seed, torrent, str(source.parent))
         port = seed.recv()
         folders = [Path(name) / str(number) for number in range(receivers)]
-        pipes = [processes.start(_torrent_session, torrent, str(folder), False) for folder in folders]
+        pipes = [processes.start(_torrent_receiver, torrent, str(folder)) for folder in folders]
         ports = [port, *(pipe.recv() for pipe in pipes)]
         for pipe in pipes:
             pipe.send(ports)
-        seconds = _race(pipes)
+        outcome = _race(pipes, seed)
         processes.stop()
         _check(source, [folder / source.name for folder in folders])
-    return seconds
+    return outcome
 
 
 def _piece_length(source: Path) -> int:
@@ -206,12 +224,11 @@ def _piece_length(source: Path) -> int:
     return choose_piece_length(source.stat().st_size)
 
 
-def _torrent_session(pipe: Connection, torrent: bytes, folder: str, seeds: bool) -> None:
+def _torrent_session() -> Any:
     import libtorrent
 
-    Path(folder).mkdir(exist_ok=True)
     off = ("enable_dht", "enable_lsd", "enable_upnp", "enable_natpmp", "enable_outgoing_utp", "enable_incoming_utp")
-    session = libtorrent.session(
+    return libtorrent.session(
         {
             **dict.fromkeys(off, False),
             "listen_interfaces": "127.0.0.1:0",
@@ -220,68 +237,91 @@ def _torrent_session(pipe: Connection, torrent: bytes, folder: str, seeds: bool)
             "send_buffer_watermark": 4 << 20,
         }
     )
+
+
+def _torrent(torrent: bytes, folder: str) -> Any:
+    import libtorrent
+
     parameters = libtorrent.add_torrent_params()
     parameters.ti = libtorrent.torrent_info(libtorrent.bdecode(torrent))
     parameters.save_path = folder
-    if seeds:
-        parameters.flags |= libtorrent.torrent_flags.seed_mode
-        session.add_torrent(parameters)
-        pipe.send(_port(session))
-        pipe.recv()
-        return
+    return parameters
+
+
+def _torrent_seed(pipe: Connection, torrent: bytes, folder: str) -> None:
+    import libtorrent
+
+    session = _torrent_session()
+    parameters = _torrent(torrent, folder)
+    parameters.flags |= libtorrent.torrent_flags.seed_mode
+    handle = session.add_torrent(parameters)
+    pipe.send(_port(session))
+    while pipe.recv() != "stop":
+        pipe.send((time.process_time(), handle.status().total_payload_upload))
+
+
+def _torrent_receiver(pipe: Connection, torrent: bytes, folder: str) -> None:
+    Path(folder).mkdir()
+    session = _torrent_session()
+    parameters = _torrent(torrent, folder)
     pipe.send(_port(session))
     ports = pipe.recv()
     pipe.recv()
+    before = time.process_time()
     handle = session.add_torrent(parameters)
     for port in ports:
         if port != session.listen_port():
             handle.connect_peer(("127.0.0.1", port))
     while not handle.status().is_seeding:
         time.sleep(0.002)
-    pipe.send("done")
+    pipe.send(time.process_time() - before)
     pipe.recv()
 
 
-def _port(session: object) -> int:
-    while not session.listen_port():  # type: ignore[attr-defined]
+def _port(session: Any) -> int:
+    while not session.listen_port():
         time.sleep(0.01)
-    return session.listen_port()  # type: ignore[attr-defined, no-any-return]
+    return int(session.listen_port())
 
 
 # -- plain TCP -------------------------------------------------------------------------------------------------------
 
 
-def _over_tcp(source: Path) -> float:
+def _over_tcp(source: Path) -> _Outcome:
     processes = _Processes()
     target = source.with_suffix(".tcp")
     sender = processes.start(_send, str(source))
     receiver = processes.start(_receive, str(target), sender.recv())
     assert receiver.recv() == "ready"
-    seconds = _race([receiver])
+    outcome = _race([receiver], sender)
     processes.stop()
     _check(source, [target])
     target.unlink()
-    return seconds
+    return outcome
 
 
 def _send(pipe: Connection, source: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         pipe.send(server.getsockname()[1])
+        pipe.recv()
+        pipe.send((time.process_time(), 0))
         stream, _ = server.accept()
         with stream, Path(source).open("rb") as file:
-            stream.sendfile(file)
-    pipe.recv()
+            sent = stream.sendfile(file)
+    while pipe.recv() != "stop":
+        pipe.send((time.process_time(), sent))
 
 
 def _receive(pipe: Connection, target: str, port: int) -> None:
     pipe.send("ready")
     pipe.recv()
+    before = time.process_time()
     digest = hashlib.sha256()
     with socket.create_connection(("127.0.0.1", port)) as stream, Path(target).open("wb") as file:
         while chunk := stream.recv(CHUNK):
             digest.update(chunk)
             file.write(chunk)
-    pipe.send("done")
+    pipe.send(time.process_time() - before)
     pipe.recv()
 
 
