@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hivemind_p2p.bt.storage import ContentStore
 from hivemind_p2p.types import PeerId
@@ -50,6 +51,17 @@ class ContentStatistics:
     served: int = 0
 
 
+class Reading(Protocol):
+    """Somebody who reads a content while it arrives. `reader.Reader` is it."""
+
+    @property
+    def ahead(self) -> range:
+        """The pieces that are wanted first, in their order."""
+
+    def arrived(self) -> None:
+        """There is more to read than before."""
+
+
 class Content:
     """A content that this peer has, wholly or in part.
 
@@ -59,6 +71,7 @@ class Content:
         used_at: When it was last used, in seconds since the epoch.
         target_bytes: Bytes that will be here once the fetch that is under way is done; 0 while there is none.
         fetches: Fetches of it that are under way.
+        readers: Who reads it.
         paused: Why a fetch of it waits, if it does.
     """
 
@@ -68,16 +81,26 @@ class Content:
         self.used_at = used_at
         self.target_bytes = 0
         self.fetches = 0
+        self.readers: set[Reading] = set()
         self.paused = ""
         self.downloaded_bytes = 0
         self.uploaded_bytes = 0
         self.banned: dict[PeerId, str] = {}
         self.on_arrival: Callable[[Sequence[int]], None] | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether it is being fetched or read."""
+        return self.fetches > 0 or bool(self.readers)
+
     def arrived(self, pieces: Sequence[int]) -> None:
-        """Tells whoever exchanges the content that these pieces can be given out."""
-        if pieces and self.on_arrival is not None:
+        """Tells whoever exchanges or reads the content that these pieces are here."""
+        if not pieces:
+            return
+        if self.on_arrival is not None:
             self.on_arrival(pieces)
+        for reader in self.readers:
+            reader.arrived()
 
     def replace(self, store: ContentStore) -> None:
         """The same content lies somewhere else now."""

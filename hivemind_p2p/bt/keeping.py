@@ -94,7 +94,7 @@ class Keeper:
             _size(content),
             content.used_at,
             pinned=content.pinned,
-            in_use=content.fetches > 0 or self._is_given(content),
+            in_use=content.in_use or self._is_given(content),
         )
 
     async def touch(self, content: Content) -> None:
@@ -113,9 +113,9 @@ class Keeper:
         Raises:
             ContentError: It is being fetched.
         """
-        if content.fetches:
+        if content.in_use:
             raise ContentError(
-                f"{content.store.manifest.name!r} is being fetched", hint="Wait for the fetch, or cancel it first."
+                f"{content.store.manifest.name!r} is being fetched or read", hint="Wait until that is over, or end it."
             )
         async with self._lock:
             await self._remove(content)

@@ -164,8 +164,9 @@ class Member:
         return [*self._taking.end(), *self._say_interest()]
 
     def hurry(self, pieces: Sequence[int], now: float) -> list[Action]:
-        """These are wanted before all others from now on, in this order."""
-        return self._taking.hurry(pieces, now)
+        """Somebody reads along: these are wanted before all others from now on, in this order."""
+        told = self._say_interest() if self._taking.read_along() else []
+        return [*told, *self._taking.hurry(pieces, now)]
 
     def stored(self, pieces: Sequence[int], now: float) -> list[Action]:
         """Pieces were right and are on the disk; the others are told."""

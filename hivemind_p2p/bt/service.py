@@ -14,10 +14,9 @@ Non-goals: Hiding what a peer has; contents that change.
 
 from __future__ import annotations
 
-import os
 import random
-from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,35 +25,29 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt import duplicates, sharing, torrent_file
+from hivemind_p2p.bt.announcing import Announcer
 from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.concurrency import RunSync, in_thread
 from hivemind_p2p.bt.contents import Content, Contents, ContentStatistics
 from hivemind_p2p.bt.conversation import receive_hello, send
-from hivemind_p2p.bt.exchange import Exchange, Limits, OnMisbehaviour
-from hivemind_p2p.bt.fetching import TICK, Fetch, Wish
+from hivemind_p2p.bt.exchange import Limits, OnMisbehaviour
+from hivemind_p2p.bt.exchanges import Exchanges
+from hivemind_p2p.bt.fetching import Fetch, Wish
 from hivemind_p2p.bt.hash_book import HashBook
 from hivemind_p2p.bt.keeping import Keeper
 from hivemind_p2p.bt.link import infohash_of
-from hivemind_p2p.bt.metainfo import Manifest, ManifestFile
-from hivemind_p2p.bt.piece_log import PieceLog
+from hivemind_p2p.bt.manifests import Manifests
+from hivemind_p2p.bt.metainfo import Manifest
 from hivemind_p2p.bt.piece_map import PieceMap
-from hivemind_p2p.bt.placing import carry_over, copy_piece
+from hivemind_p2p.bt.placing import Places, absolute
+from hivemind_p2p.bt.plan import Plan, Wanted, make_plan, take_turns
+from hivemind_p2p.bt.reader import Reader
 from hivemind_p2p.bt.sources import Sources
-from hivemind_p2p.bt.storage import ContentStore
-from hivemind_p2p.bt.wire import PROTOCOL, ManifestFollows, directory_key, encode_record
-from hivemind_p2p.defaults import CONTENT_LIFETIME
+from hivemind_p2p.bt.wire import PROTOCOL, ManifestFollows
 from hivemind_p2p.errors import ContentError, HivemindError, NoSourceError
 from hivemind_p2p.interfaces import Channel, Clock, Directory, Network, Progress, TaskStatus
 from hivemind_p2p.types import ByteRange, FetchProgress, FileEntry, Link, PeerId
-
-KEPT_MANIFESTS = 32
-"""Manifests of contents that are not here, kept so that `files` and the `fetch` after it ask once."""
-
-FIRST_RETRY = 5.0
-"""Seconds until an announcement that failed is tried again; doubled each time up to `LONGEST_RETRY`."""
-
-LONGEST_RETRY = 60.0
 
 _events = telemetry.source("swarm")
 
@@ -70,6 +63,7 @@ class SwarmStatistics:
         fetching: Fetches that are under way.
         serving: Conversations with others, in which each side may be served.
         banned: Sources banned for some content.
+        misbehaved: Times that a peer did what is beyond doubt wrong, such as sending wrong bytes.
         stored_bytes: Bytes that contents in this peer's own folder take, with what is being fetched.
         storage_quota: Bytes that they may take; 0 for as many as there are.
     """
@@ -80,6 +74,7 @@ class SwarmStatistics:
     fetching: int
     serving: int
     banned: int
+    misbehaved: int
     stored_bytes: int
     storage_quota: int
 
@@ -112,14 +107,20 @@ class SwarmService:
     ) -> None:
         self._network = network
         self._directory = directory
-        self._folder = _absolute(folder)
-        self._clock = clock
+        self._folder = absolute(folder)
         self._run_sync = run_sync
+        self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - which piece comes first is no secret
-        self._catalogue = Catalogue(self._folder)
-        self._book = HashBook(self._folder / "hashes.sqlite3")
-        self._contents = Contents()
         self._limits = limits or Limits()
+        self._book = HashBook(self._folder / "hashes.sqlite3")
+        self._catalogue = Catalogue(self._folder)
+        self._contents = Contents()
+        self._manifests = Manifests(self._contents, self._sources, run_sync)
+        self._announcer = Announcer(directory)
+        self._places = Places(self._folder, self._contents, self._catalogue, clock=clock, run_sync=run_sync)
+        self._exchanges = Exchanges(
+            network, run_sync=run_sync, limits=self._limits, chance=self._random, on_misbehaviour=on_misbehaviour
+        )
         self._keeper = Keeper(
             self._folder,
             self._contents,
@@ -127,17 +128,13 @@ class SwarmService:
             quota=self._limits.storage,
             clock=clock,
             run_sync=run_sync,
-            is_given=self._is_given,
+            is_given=self._exchanges.is_given,
             part_with=self._part_with,
         )
         self._loaded = False
         self._loading = trio.Lock()
         self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
-        self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
-        self._on_misbehaviour = on_misbehaviour
-        self._exchanges: dict[bytes, Exchange] = {}
         self._nursery: trio.Nursery | None = None
-        self._running = trio.Event()
         self._fetching = 0
         network.serve(PROTOCOL, self._serve)
 
@@ -147,14 +144,9 @@ class SwarmService:
         task_status.started()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._running.set()
             for content in self._contents:
-                nursery.start_soon(self._announce_until_done, content)
-            while True:
-                await trio.sleep(TICK)
-                for exchange in tuple(self._exchanges.values()):
-                    if exchange.active:
-                        exchange.tick()
+                nursery.start_soon(self._announcer.announce_until_done, content)
+            await self._exchanges.run(nursery)
 
     # -- the interface -----------------------------------------------------------------------------------------------
 
@@ -178,7 +170,7 @@ class SwarmService:
                 add = partial(self._catalogue.add, manifest, found.location, now=self._clock(), shared=True)
                 content = self._contents.put(await self._run_sync(partial(add, stamps=stamps)))
             await self._keeper.touch(content)
-        await self._announce(content)
+        await self._announcer.announce(content)
         _events.info("shared", link=manifest.link, files=len(manifest.files), bytes=manifest.length)
         return manifest.link
 
@@ -189,14 +181,15 @@ class SwarmService:
             LinkError: It is no link.
             NoSourceError: Nobody sent the manifest.
         """
-        return (await self._manifest(infohash_of(link))).entries
+        return (await self._manifest(link)).entries
 
     async def fetch(
         self,
         link: Link,
         *,
         to: Path | None = None,
-        wanted: Mapping[str, Sequence[ByteRange]] | None = None,
+        wanted: Wanted | None = None,
+        first: Wanted | None = None,
         progress: Progress | None = None,
     ) -> Path:
         """Fetches a content, or only the pieces that hold the wanted ranges, and announces it.
@@ -205,6 +198,7 @@ class SwarmService:
             link: Which content.
             to: The folder to put it in; by default one in this peer's own folder.
             wanted: Byte ranges by file path; None for everything. Only files that are named are created.
+            first: Those of them that are fetched before all others, in this order.
             progress: Called on each piece, in trio's thread.
 
         Returns:
@@ -218,26 +212,32 @@ class SwarmService:
             DiskFullError: There is no room.
             ContentError: A wanted file is not in the content, or something else lies where it should go.
         """
-        infohash = infohash_of(link)
-        async with self._locks[infohash]:
-            self._fetching += 1
-            try:
-                manifest = await self._manifest(infohash)
-                pieces = manifest.pieces_of(wanted)
-                files = manifest.files if wanted is None else tuple(manifest.file(path) for path in wanted)
-                content = await self._place(manifest, files, pieces, to, whole=wanted is None)
-                content.fetches += 1
-                try:
-                    await self._keeper.touch(content)
-                    await self._complete(content, files, pieces, progress)
-                    if content.store.held.complete:
-                        await self._run_sync(content.store.settle)
-                    return await self._deliver(content.store, files, pieces, to, whole=wanted is None)
-                finally:
-                    content.fetches -= 1
-                    content.target_bytes = 0
-            finally:
-                self._fetching -= 1
+        async with self._locks[infohash_of(link)]:
+            manifest = await self._manifest(link)
+            return await self._bring(make_plan(manifest, wanted=wanted, first=first, to=to), progress=progress)
+
+    async def open(self, link: Link, path: str | None = None) -> Reader:
+        """Begins to fetch a file, and reads it meanwhile: what is read next is fetched next.
+
+        Args:
+            link: Which content.
+            path: Which of its files; not needed where there is only one.
+
+        Raises:
+            LinkError: It is no link.
+            NoSourceError: Nobody sent the manifest.
+            ContentError: The content has no such file.
+        """
+        manifest = await self._manifest(link)
+        if path is None and len(manifest.files) > 1:
+            raise ContentError(f"{manifest.name!r} has {len(manifest.files)} files", hint="Name one of them.")
+        file = manifest.files[0] if path is None else manifest.file(path)
+        await self._exchanges.running.wait()
+        hurry = partial(self._hurry, manifest.infohash)
+        reader = Reader(manifest, file, run_sync=self._run_sync, hurry=hurry)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._read_along, reader, link)
+        return reader
 
     # -- more than the interface -------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class SwarmService:
             ContentError: It cannot be read.
         """
         manifest = (await self._run_sync(partial(torrent_file.read_torrent, path))).manifest
-        self._keep(manifest)
+        self._manifests.keep(manifest)
         return manifest.link
 
     async def write_torrent(self, link: Link, path: Path, *, trackers: Sequence[str] = ()) -> None:
@@ -265,7 +265,7 @@ class SwarmService:
             NoSourceError: The content is not here, and nobody sent its manifest.
             ContentError: It cannot be written.
         """
-        manifest = await self._manifest(infohash_of(link))
+        manifest = await self._manifest(link)
         await self._run_sync(partial(torrent_file.write_torrent, path, manifest, trackers))
 
     async def pin(self, link: Link, *, pinned: bool = True) -> None:
@@ -297,27 +297,22 @@ class SwarmService:
         Raises:
             LinkError: It is no link.
         """
-        return await Sources(self._network, self._directory, infohash_of(link)).find()
+        return await self._sources(infohash_of(link)).find()
 
     def statistics(self) -> SwarmStatistics:
         """What was moved, and what is going on."""
-        contents = tuple(self._statistics_of(content) for content in self._contents)
+        contents = tuple(map(self._exchanges.statistics_of, self._contents))
         return SwarmStatistics(
             contents=contents,
             downloaded_bytes=sum(content.downloaded_bytes for content in contents),
             uploaded_bytes=sum(content.uploaded_bytes for content in contents),
             fetching=self._fetching,
-            serving=sum(len(exchange) for exchange in self._exchanges.values()),
+            serving=self._exchanges.conversations,
             banned=len({peer for content in self._contents for peer in content.banned}),
+            misbehaved=self._exchanges.misbehaved,
             stored_bytes=self._keeper.used_bytes,
             storage_quota=self._keeper.quota,
         )
-
-    def _statistics_of(self, content: Content) -> ContentStatistics:
-        exchange = self._exchanges.get(content.store.manifest.infohash)
-        if exchange is None:
-            return content.statistics()
-        return content.statistics(peers=len(exchange), served=len(exchange.member.served))
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
@@ -329,102 +324,104 @@ class SwarmService:
                 self._contents.put(entry.store, pinned=entry.pinned, used_at=entry.used_at)
             self._loaded = True
 
-    async def _manifest(self, infohash: bytes) -> Manifest:
+    async def _manifest(self, link: Link) -> Manifest:
         await self._load()
-        content = self._contents.get(infohash)
-        if content is not None:
-            return content.store.manifest
-        if infohash not in self._manifests:
-            sources = Sources(self._network, self._directory, infohash)
-            self._keep(await sources.manifest(self._run_sync))
-        return self._manifests[infohash]
+        return await self._manifests.get(infohash_of(link))
 
-    def _keep(self, manifest: Manifest) -> None:
-        self._manifests[manifest.infohash] = manifest
-        if len(self._manifests) > KEPT_MANIFESTS:
-            self._manifests.popitem(last=False)
+    def _sources(self, infohash: bytes) -> Sources:
+        return Sources(self._network, self._directory, infohash)
 
-    async def _place(
-        self,
-        manifest: Manifest,
-        files: Sequence[ManifestFile],
-        pieces: Sequence[int],
-        to: Path | None,
-        *,
-        whole: bool,
-    ) -> Content:
-        """Where the content lies, or will lie. Files that the user shared are only read."""
-        own = self._folder / manifest.infohash.hex()
-        location = own if to is None else _absolute(to)
-        content = self._contents.get(manifest.infohash)
-        left = None
-        if content is not None:
-            store = content.store
-            # Begun in a folder that the user has given up since, perhaps because its disk is full.
-            moved = to is not None and store.location not in (location, own)
-            if not (store.shared or moved) or await self._run_sync(partial(store.intact, pieces)):
-                return content
-            left = None if store.shared else store
-        staged = whole and location != own
-        add = partial(self._catalogue.add, manifest, location, now=self._clock(), staged=staged)
-        content = self._contents.put(await self._run_sync(add))
-        if left is not None:
-            await self._run_sync(partial(carry_over, left, content.store, files, pieces))
-        return content
+    async def _bring(self, plan: Plan, *, progress: Progress | None = None, reader: Reader | None = None) -> Path:
+        """Fetches what is planned; one fetch of a content at a time."""
+        self._fetching += 1
+        try:
+            content = await self._places.place(plan)
+            content.fetches += 1
+            try:
+                await self._keeper.touch(content)
+                await self._prepare(content, plan)
+                if reader is not None:
+                    reader.attached(content)
+                await self._complete(content, plan, progress)
+                if content.store.held.complete:
+                    await self._run_sync(content.store.settle)
+                return await self._places.deliver(content.store, plan)
+            finally:
+                content.fetches -= 1
+                content.target_bytes = 0
+        finally:
+            self._fetching -= 1
 
-    async def _complete(
-        self, content: Content, files: Sequence[ManifestFile], pieces: Sequence[int], progress: Progress | None
-    ) -> None:
+    async def _prepare(self, content: Content, plan: Plan) -> None:
         store = content.store
-        if not store.shared:
-            others = [other.store for other in self._contents]
-            wanted = Bitfield(store.manifest.pieces, pieces)
-            await self._run_sync(partial(duplicates.take_over, others, store, files, wanted))
-            await self._run_sync(partial(store.prepare, files))
-        missing = [piece for piece in pieces if piece not in store.held]
-        lengths = {piece: store.manifest.piece(piece).length for piece in pieces}
-        wanted_bytes = sum(lengths.values())
-        had_bytes = wanted_bytes - sum(lengths[piece] for piece in missing)
-        piece_map = PieceMap(pieces, store.held)
+        # Before files are taken over from other contents, too: they need room like all else.
+        more = plan.length_of(piece for piece in plan.pieces if piece not in store.held)
+        if more:
+            await self._keeper.make_room(content, more)
+        if store.shared:
+            return
+        others = [other.store for other in self._contents]
+        wanted = Bitfield(store.manifest.pieces, plan.pieces)
+        await self._run_sync(partial(duplicates.take_over, others, store, plan.files, wanted))
+        await self._run_sync(partial(store.prepare, plan.files))
+
+    async def _complete(self, content: Content, plan: Plan, progress: Progress | None) -> None:
+        store = content.store
+        missing = [piece for piece in plan.pieces if piece not in store.held]
+        wanted_bytes = plan.length_of(plan.pieces)
+        had_bytes = wanted_bytes - plan.length_of(missing)
+        piece_map = PieceMap(plan.pieces, store.held)
         if progress is not None:
             told = FetchProgress(had_bytes, wanted_bytes, 0, name=store.manifest.name, pieces=piece_map.to_bytes())
             progress(told)
         if missing:
-            await self._keeper.make_room(content, wanted_bytes - had_bytes)
             self._random.shuffle(missing)
-            await self._running.wait()
+            await self._exchanges.running.wait()
             fetch = Fetch(
-                Sources(self._network, self._directory, store.manifest.infohash),
-                self._exchange(content),
-                Wish(missing, had_bytes=had_bytes, piece_map=piece_map, wait_for_room=self._limits.wait_for_room),
+                self._sources(store.manifest.infohash),
+                self._exchanges.of(content),
+                Wish(
+                    missing,
+                    urgent=plan.urgent or take_turns(reader.ahead for reader in content.readers),
+                    in_order=bool(plan.urgent or content.readers),
+                    had_bytes=had_bytes,
+                    piece_map=piece_map,
+                    wait_for_room=self._limits.wait_for_room,
+                ),
                 run_sync=self._run_sync,
-                begin=self._begin,
-                announce=partial(self._announce_until_done, content),
+                begin=self._exchanges.begin,
+                announce=partial(self._announcer.announce_until_done, content),
                 progress=progress,
             )
             await fetch.run()
             _events.info("fetched", link=store.manifest.link, bytes=wanted_bytes - had_bytes)
-        await self._announce_quietly(content)
+        await self._announcer.announce_quietly(content)
 
-    async def _deliver(
-        self,
-        store: ContentStore,
-        files: Sequence[ManifestFile],
-        pieces: Sequence[int],
-        to: Path | None,
-        *,
-        whole: bool,
-    ) -> Path:
-        if to is None or _absolute(to) == store.location:
-            return store.path
-        copy = ContentStore(store.manifest, _absolute(to), PieceLog(None), staged=whole)
-        await self._run_sync(partial(copy.prepare, files))
-        for piece in pieces:
-            if piece not in copy.held:
-                await self._run_sync(partial(copy_piece, store, copy, piece))
-        if whole:
-            await self._run_sync(copy.settle)
-        return copy.path
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def _read_along(self, reader: Reader, link: Link) -> None:
+        """Fetches what is read, until the reader is closed. Where another fetch goes on, reads what that brings."""
+        try:
+            with reader.scope:
+                known = self._contents.get(infohash_of(link))
+                if known is not None:
+                    reader.attached(known)
+                    self._hurry(infohash_of(link))
+                async with self._locks[infohash_of(link)]:
+                    manifest = await self._manifest(link)
+                    wanted = {reader.name: [ByteRange(0, reader.length)]}
+                    await self._bring(make_plan(manifest, wanted=wanted, first=None, to=None), reader=reader)
+                reader.fetched()
+                await reader.closed()
+        except HivemindError as error:
+            reader.end(error)
+        finally:
+            reader.end(ContentError("this peer has ended", hint="Join the hive again, and open the file there."))
+
+    def _hurry(self, infohash: bytes) -> None:
+        content = self._contents.get(infohash)
+        if content is not None:
+            self._exchanges.of(content).hurry(take_turns(reader.ahead for reader in content.readers))
 
     # -- serving -----------------------------------------------------------------------------------------------------
 
@@ -437,61 +434,10 @@ class SwarmService:
         if hello.want_manifest:
             await send(channel, ManifestFollows(), content.store.manifest.encode())
             return
-        await self._running.wait()
+        await self._exchanges.running.wait()
         await self._keeper.touch(content)
-        await self._exchange(content).converse(channel, dialled=False)
-
-    def _exchange(self, content: Content) -> Exchange:
-        infohash = content.store.manifest.infohash
-        if infohash not in self._exchanges:
-            self._exchanges[infohash] = Exchange(
-                self._network,
-                content,
-                run_sync=self._run_sync,
-                limits=self._limits,
-                chance=self._random,
-                on_misbehaviour=self._on_misbehaviour,
-            )
-        return self._exchanges[infohash]
-
-    def _is_given(self, content: Content) -> bool:
-        exchange = self._exchanges.get(content.store.manifest.infohash)
-        return exchange is not None and bool(exchange.member.served)
+        await self._exchanges.of(content).converse(channel, dialled=False)
 
     async def _part_with(self, content: Content) -> None:
-        exchange = self._exchanges.pop(content.store.manifest.infohash, None)
-        if exchange is not None:
-            exchange.close("this peer does not have the content any more")
-        try:
-            await self._directory.withdraw(directory_key(content.store.manifest.infohash))
-        except HivemindError as error:
-            _events.warning("withdraw_failed", link=content.store.manifest.link, error=error.message)
-
-    def _begin(self, converse: Callable[[Channel], Awaitable[None]], channel: Channel) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(converse, channel)
-
-    async def _announce(self, content: Content) -> None:
-        value = encode_record(complete=content.store.held.complete)
-        key = directory_key(content.store.manifest.infohash)
-        await self._directory.publish(key, value, lifetime=CONTENT_LIFETIME)
-
-    async def _announce_quietly(self, content: Content) -> bool:
-        try:
-            await self._announce(content)
-        except HivemindError as error:
-            _events.warning("announce_failed", link=content.store.manifest.link, error=error.message)
-            return False
-        return True
-
-    async def _announce_until_done(self, content: Content) -> None:
-        if not len(content.store.held) and content.store.manifest.pieces:
-            return
-        wait = FIRST_RETRY
-        while not await self._announce_quietly(content):
-            await trio.sleep(wait)
-            wait = min(wait * 2, LONGEST_RETRY)
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))
+        self._exchanges.end(content, "this peer does not have the content any more")
+        await self._announcer.withdraw(content)

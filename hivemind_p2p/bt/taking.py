@@ -7,6 +7,7 @@ whole pieces, and the wire, on which long pieces travel as several blocks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from hivemind_p2p.bt import download as decided
 from hivemind_p2p.bt.actions import Action, Ban, Finished, Leave, Send, Shape
@@ -71,6 +72,13 @@ class Taking:
     def hurry(self, pieces: Sequence[int], now: float) -> list[Action]:
         """These are wanted before all others from now on, in this order."""
         return self._put(self.download.hurry(pieces, now)) if self.download is not None else []
+
+    def read_along(self) -> bool:
+        """Somebody reads what is fetched; whether that is news for the others."""
+        if self.download is None or self.interest.in_order:
+            return False
+        self.interest = replace(self.interest, in_order=True)
+        return True
 
     # -- sources -----------------------------------------------------------------------------------------------------
 

@@ -454,8 +454,7 @@ async def flood(channel, block):
 
 
 async def manifest_of_member(member, link):
-    await member.swarm.files(link)
-    return await member.swarm._manifest(infohash_of(link))
+    return await member.swarm._manifest(link)
 
 
 @pytest.mark.parametrize("answer", [lie, cut_short])
