@@ -30,7 +30,7 @@ from hivemind_p2p.dht.records import SignedRecord
 from hivemind_p2p.dht.replication import Copy, copy_along_path, is_placed
 from hivemind_p2p.dht.routing_table import BUCKET_SIZE
 from hivemind_p2p.dht.signatures import check_signatures
-from hivemind_p2p.dht.tally import Tally
+from hivemind_p2p.dht.tally import Tally, by_key
 from hivemind_p2p.dht.walk import SLOW_AFTER, Ask, walk
 from hivemind_p2p.errors import BusyError, HivemindError, NetworkError
 from hivemind_p2p.interfaces import Clock, Network
@@ -218,8 +218,9 @@ class Asker:
             response = await self.request(info, ReadMany(tuple(waiting[: wire.MOST_KEYS])))
             answered, waiting = waiting[: response.kept], waiting[response.kept :]
             await check_signatures(response.records)
+            told = by_key(response.records)
             for key in answered:
-                merged[key].take(info.peer_id, response.records, self._clock())
+                merged[key].take(info.peer_id, told.get(key, ()), self._clock())
             if not answered:
                 return  # the first of them does not fit into one answer
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hivemind_p2p.dht.lookup import QUORUM
 from hivemind_p2p.dht.messages import SignedBytes
 from hivemind_p2p.dht.record_store import RecordStore
-from hivemind_p2p.dht.records import SignedRecord
+from hivemind_p2p.dht.records import SignedRecord, read_body
 from hivemind_p2p.errors import RecordError
 from hivemind_p2p.types import PeerId
+
+
+def by_key(records: Sequence[SignedBytes]) -> dict[str, list[SignedBytes]]:
+    """An answer's records by the keys that they stand under; what is malformed is left out."""
+    found: dict[str, list[SignedBytes]] = {}
+    for record in records:
+        with suppress(RecordError):  # a replica that lies is found out by what it does not tell
+            found.setdefault(read_body(record.body).key, []).append(record)
+    return found
 
 
 class Tally:
