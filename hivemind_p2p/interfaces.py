@@ -124,6 +124,9 @@ class Channel(Protocol):
     async def send_eof(self) -> None:
         """Says that nothing more will be sent."""
 
+    def rest(self, resting: bool) -> None:
+        """Says whether nobody waits on this channel, so that it may break unnoticed for some seconds."""
+
     async def aclose(self) -> None:
         """Closes the stream both ways."""
 

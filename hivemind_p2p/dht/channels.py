@@ -62,6 +62,7 @@ class Channels:
         idle = self._idle.pop(peer, None)
         if idle is not None:
             # It may have died while it lay idle. Every request can be repeated without harm: once more, afresh.
+            idle.channel.rest(False)
             with suppress(StreamClosedError):
                 return await self._use(peer, idle.channel, request)
         channel = await self._network.open(peer, PROTOCOL, deadline=deadline)
@@ -73,6 +74,7 @@ class Channels:
         try:
             await channel.send(request)
             response, _ = await channel.receive(dht_pb2.Response)
+            channel.rest(True)
             done = True
             self.round_trips.took(trio.current_time() - started)
         finally:

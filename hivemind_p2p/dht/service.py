@@ -260,7 +260,9 @@ class DirectoryService:
         with trio.CancelScope() as scope:
             while True:
                 scope.deadline = trio.current_time() + 2 * KEPT_IDLE
+                channel.rest(True)
                 message, _ = await channel.receive(dht_pb2.Request)
+                channel.rest(False)
                 scope.deadline = trio.current_time() + REQUEST_DEADLINE
                 response = await self._answer(wire.decode_request(message, channel.remote))
                 await channel.send(wire.encode_response(response))

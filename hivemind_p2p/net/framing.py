@@ -143,6 +143,11 @@ class FramedChannel:
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise self._closed("could not be ended") from error
 
+    def rest(self, resting: bool) -> None:
+        """Says whether nobody waits on this channel, so that its connection need not be watched closely for it."""
+        if rest := getattr(self._stream, "rest", None):
+            rest(resting)
+
     async def aclose(self) -> None:
         """Closes the stream both ways."""
         await self._stream.aclose()

@@ -51,6 +51,10 @@ class Connection(Protocol):
         """Streams that are open now."""
 
     @property
+    def in_use(self) -> bool:
+        """Whether somebody may wait for something on it."""
+
+    @property
     def carried(self) -> int:
         """Streams so far."""
 
@@ -137,7 +141,7 @@ class Liveness:
         idle = idle_interval(len(self._watched))
         for watched in list(self._watched.values()):
             connection = watched.connection
-            interval = INTERVAL if watched.streams else idle
+            interval = INTERVAL if connection.in_use else idle
             verdict = watched.heartbeat.look(now, mark=connection.last_heard, interval=interval, rtt=connection.rtt)
             if verdict is Verdict.PING:
                 self._ping(connection)

@@ -160,6 +160,12 @@ class MuxedConnection(IMuxedConn):  # type: ignore[misc]  # libp2p is not type-c
         return len(self.session.streams)
 
     @property
+    def in_use(self) -> bool:
+        """Whether there are streams on which somebody may wait, so that its death matters at once."""
+        owners = (state.owner for state in self.session.streams.values())
+        return any(not (isinstance(owner, MuxedStream) and owner.resting) for owner in owners)
+
+    @property
     def carried(self) -> int:
         """Streams so far, in both directions."""
         return self.session.carried

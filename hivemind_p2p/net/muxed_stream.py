@@ -40,6 +40,7 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
 
     Attributes:
         protocol: What both sides have agreed on; empty until they have.
+        resting: Whether nobody waits on it, as its user has said.
     """
 
     def __init__(self, connection: MuxedConnection, state: Stream) -> None:
@@ -50,6 +51,7 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
         self._state = state
         self._news = trio.lowlevel.ParkingLot()
         self._sending = self._receiving = self._closed = False
+        self.resting = False
         state.owner = self
 
     @property
@@ -71,6 +73,10 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
     def rivals(self) -> int:
         """Streams on the same connection that the other side has opened, and on which nothing was said here yet."""
         return self._session.to_answer
+
+    def rest(self, resting: bool) -> None:
+        """Says whether nobody waits on this stream; see `MuxedConnection.in_use`."""
+        self.resting = resting
 
     def notice(self) -> None:
         """Lets whoever waits look again. Called by the connection."""

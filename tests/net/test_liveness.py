@@ -19,6 +19,7 @@ class Connection:
     def __init__(self, name, *, relayed=False, is_initiator=True, streams=0):
         self.remote, self.relayed, self.is_initiator = PeerId(name), relayed, is_initiator
         self.streams = self.carried = streams
+        self.in_use = streams > 0
         self.last_heard = 0.0
         self.rtt = 0.001
         self.answers = True
@@ -76,6 +77,15 @@ async def test_a_peer_that_falls_silent_is_dead_within_three_seconds(autojump_cl
         assert connection.cut_at is not None
         assert connection.cut_at - silent_at <= 3.0
         assert liveness.died == 1
+
+
+async def test_many_connections_that_nobody_uses_are_pinged_seldom(autojump_clock):
+    idle = [Connection(str(number)) for number in range(79)]
+    used = Connection("used", streams=1)
+    async with watching(used, *idle):
+        await trio.sleep(60)
+        assert used.pings > 30
+        assert all(3 <= connection.pings <= 6 for connection in idle)
 
 
 async def test_connections_beyond_the_budget_are_let_go(autojump_clock):

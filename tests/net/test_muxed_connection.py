@@ -513,6 +513,21 @@ async def test_after_going_away_open_streams_go_on(autojump_clock):
         assert not pair.alice.is_closed
 
 
+async def test_a_connection_is_in_use_while_somebody_may_wait_on_a_stream(autojump_clock):
+    async with a_pair() as pair:
+        assert not pair.alice.in_use
+        mine, _ = await pair.streams()
+        assert pair.alice.in_use
+        mine.rest(True)
+        assert not pair.alice.in_use
+        assert pair.bob.in_use
+        other, _ = await pair.streams()
+        assert pair.alice.in_use
+        other.rest(True)
+        mine.rest(False)
+        assert pair.alice.in_use
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
