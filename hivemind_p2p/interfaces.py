@@ -112,8 +112,10 @@ class Channel(Protocol):
     async def send(self, header: Message, payload: Buffer | Sequence[Buffer] = b"") -> None:
         """Sends one frame, whole or not at all. Safe to call from several tasks."""
 
-    async def receive(self, kind: type[MessageType], *, max_payload: int = 0) -> tuple[MessageType, memoryview]:
-        """The next frame. One task receives at a time.
+    async def receive(
+        self, kind: type[MessageType], *, max_payload: int = 0, room: Callable[[int], memoryview] | None = None
+    ) -> tuple[MessageType, memoryview]:
+        """The next frame. One task receives at a time. `room` gives memory for a payload of so many bytes.
 
         Raises:
             StreamClosedError: The other side ended the stream.

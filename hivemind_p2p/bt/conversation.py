@@ -10,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -31,9 +30,6 @@ SLOWEST_RATE = 128 * 1024
 
 IDLE = 120.0
 """Seconds of silence after which a channel is closed. Members say something every minute."""
-
-READ_AT_ONCE = 1024 * 1024
-"""Bytes read from the disk in one go: enough that changing threads does not count with the smallest pieces."""
 
 HAVE_DELAY = 0.02
 """Seconds for which news of a piece waits for more news: at full speed one message then tells of many pieces."""
@@ -87,7 +83,7 @@ async def send(channel: Channel, message: Message, payload: Buffer = b"") -> Non
 class _Arriving:
     """A piece of which not all blocks are here yet."""
 
-    blocks: dict[int, memoryview]
+    blocks: dict[int, bytes]
 
 
 class Conversation:
@@ -167,28 +163,42 @@ class Conversation:
             self.reason = f"it was silent for {IDLE:.0f} seconds"
 
     async def _hear_next(self) -> None:
-        header, payload = await self._channel.receive(pb.Message, max_payload=self._exchange.largest_payload)
+        header, payload = await self._channel.receive(
+            pb.Message, max_payload=self._exchange.largest_payload, room=self._exchange.buffers.take
+        )
         message = decode(header)
         if isinstance(message, Piece):
-            await self._take(message.block, payload)
+            await self._take(message.blocks, payload)
         else:
             self._exchange.heard(self.peer, message)
 
-    async def _take(self, block: Block, payload: memoryview) -> None:
-        wanted, complete = self._exchange.block_arrived(self.peer, block)
-        if not wanted:
-            self._arriving.pop(block.piece, None)
-            return
-        # A wrong length is found where the piece is checked, and is treated as wrong bytes are.
-        if complete and block.piece not in self._arriving:
-            await self._exchange.take(self.peer, block.piece, payload)
-            return
+    async def _take(self, blocks: Sequence[Block], payload: memoryview) -> None:
+        pieces: list[tuple[int, memoryview]] = []
+        begin = 0
+        for block in blocks:
+            # Wrong lengths are found where the pieces are checked, and are treated as wrong bytes are.
+            end = begin + block.length if block is not blocks[-1] else len(payload)
+            wanted, complete = self._exchange.block_arrived(self.peer, block)
+            if not wanted:
+                self._arriving.pop(block.piece, None)
+            elif complete and block.piece not in self._arriving:
+                pieces.append((block.piece, payload[begin:end]))
+            elif (whole := self._assembled(block, payload[begin:end], complete=complete)) is not None:
+                pieces.append((block.piece, whole))
+            begin = end
+        if pieces:
+            await self._exchange.take(self.peer, pieces, payload)
+        else:
+            self._exchange.buffers.give_back(payload)
+
+    def _assembled(self, block: Block, data: memoryview, *, complete: bool) -> memoryview | None:
+        """A piece of several blocks, once they are all here. They are copied: the memory they came in is used again."""
         arriving = self._arriving.setdefault(block.piece, _Arriving({}))
-        arriving.blocks[block.begin] = payload
-        if complete:
-            del self._arriving[block.piece]
-            whole = b"".join(arriving.blocks[begin] for begin in sorted(arriving.blocks))
-            await self._exchange.take(self.peer, block.piece, memoryview(whole))
+        arriving.blocks[block.begin] = bytes(data)
+        if not complete:
+            return None
+        del self._arriving[block.piece]
+        return memoryview(b"".join(arriving.blocks[begin] for begin in sorted(arriving.blocks)))
 
     # -- saying ------------------------------------------------------------------------------------------------------
 
@@ -205,20 +215,24 @@ class Conversation:
 
     async def _answer(self) -> None:
         while True:
-            blocks = self._exchange.next_answers(self.peer, READ_AT_ONCE)
+            blocks = self._exchange.next_answers(self.peer)
             if not blocks:
                 if self._to_answer.is_set():
                     self._to_answer = trio.Event()
                 await self._to_answer.wait()
                 continue
-            await self._exchange.may_upload(sum(block.length for block in blocks))
-            for block, data in zip(blocks, await self._exchange.read(partial(self._read, blocks)), strict=True):
-                if data is None:
-                    self._exchange.lost(self.peer, block)
-                    continue
-                await send(self._channel, Piece(block), data)
-                self._exchange.given(self.peer, block)
+            length = sum(block.length for block in blocks)
+            await self._exchange.may_upload(length)
+            memory = self._exchange.buffers.take(length)
+            there = await self._exchange.read_blocks(blocks, memory)
+            await self._give(blocks, there, memory)
+            self._exchange.buffers.give_back(memory)
 
-    def _read(self, blocks: Sequence[Block]) -> list[memoryview | None]:
-        store = self._exchange.content.store
-        return [store.read(block.piece, block.begin, block.length) for block in blocks]
+    async def _give(self, blocks: Sequence[Block], there: Sequence[Block], memory: memoryview) -> None:
+        if there:
+            await send(self._channel, Piece(tuple(there)), memory[: sum(block.length for block in there)])
+        for block in there:
+            self._exchange.given(self.peer, block)
+        for block in blocks if len(there) < len(blocks) else ():
+            if block not in there:
+                self._exchange.lost(self.peer, block)

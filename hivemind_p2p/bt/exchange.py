@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.actions import Action, Answer, Ban, Dial, Finished, Leave, Send, Shape, Tell
+from hivemind_p2p.bt.buffers import Buffers
 from hivemind_p2p.bt.choker import SLOTS
 from hivemind_p2p.bt.concurrency import RunSync, close
 from hivemind_p2p.bt.contents import Content
@@ -27,6 +29,10 @@ WAIT_FOR_ROOM = 600.0
 
 MOST_CONVERSATIONS = 128
 """Conversations about one content. The rest find each other through those that are let in."""
+
+USUAL_PAYLOAD = 1024 * 1024
+"""Bytes read from the disk in one go and sent in one message: enough that what a message costs does not count with the
+smallest pieces, and few enough to stay in the processor's cache. A block that is longer goes alone."""
 
 _events = telemetry.source("swarm")
 
@@ -54,6 +60,10 @@ class Limits:
     wait_for_room: float = WAIT_FOR_ROOM
 
 
+Pieces: TypeAlias = "Sequence[tuple[int, memoryview]]"
+"""Numbers of pieces, and what is to be their bytes."""
+
+
 class Sink(Protocol):
     """Where pieces go while a fetch is under way. `fetching.Fetch` is it."""
 
@@ -63,8 +73,11 @@ class Sink(Protocol):
     def behind(self) -> bool:
         """Whether pieces wait for this peer's disk."""
 
-    async def take(self, peer: PeerId, piece: int, data: memoryview) -> None:
-        """Takes a piece that is to be checked and stored; waits where too many do already."""
+    async def take(self, peer: PeerId, pieces: Pieces, memory: memoryview) -> None:
+        """Takes pieces that are to be checked and stored; waits where too many do already.
+
+        Afterwards `memory`, in which they lie, goes back to the exchange's buffers.
+        """
 
     def dial(self, info: PeerInfo) -> None:
         """Begins a conversation with somebody who was told of."""
@@ -99,7 +112,8 @@ class Exchange:
         self.content = content
         self.sink: Sink | None = None
         self.largest_payload = largest_payload(manifest)
-        self.read = run_sync
+        self._run_sync = run_sync
+        self.buffers = Buffers(min(self.largest_payload, USUAL_PAYLOAD))
         self._me = network.peer_id
         self._limits = limits
         self._on_misbehaviour = on_misbehaviour
@@ -183,6 +197,8 @@ class Exchange:
 
     def _end(self, conversation: Conversation) -> None:
         del self._conversations[conversation.peer]
+        if not self._conversations:
+            self.buffers.clear()
         self.perform(self.member.left(conversation.peer, trio.current_time()))
 
     # -- performing --------------------------------------------------------------------------------------------------
@@ -260,24 +276,31 @@ class Exchange:
         self.perform(actions)
         return keep, complete
 
-    async def take(self, peer: PeerId, piece: int, data: memoryview) -> None:
-        """Hands a piece on to be stored; waits where the disk, or the limit, has not caught up."""
+    async def take(self, peer: PeerId, pieces: Pieces, memory: memoryview) -> None:
+        """Hands pieces on to be stored; waits where the disk, or the limit, has not caught up."""
         if self.sink is not None:
-            await self.sink.take(peer, piece, data)
-        wait = self._limits.download.take(len(data), trio.current_time())
+            await self.sink.take(peer, pieces, memory)
+        wait = self._limits.download.take(sum(len(data) for _, data in pieces), trio.current_time())
         if wait > 0:
             self._throttled_until = trio.current_time() + wait
             await trio.sleep(wait)
 
-    def next_answers(self, peer: PeerId, most_bytes: int) -> list[Block]:
-        """Blocks to send to a peer now."""
-        return self.member.next_answers(peer, most_bytes)
+    def next_answers(self, peer: PeerId) -> list[Block]:
+        """Blocks to send to a peer now, in one message."""
+        return self.member.next_answers(peer, USUAL_PAYLOAD)
 
     async def may_upload(self, length: int) -> None:
         """Waits until so many bytes may be sent."""
         wait = self._limits.upload.take(length, trio.current_time())
         if wait > 0:
             await trio.sleep(wait)
+
+    async def read_blocks(self, blocks: Sequence[Block], memory: memoryview) -> list[Block]:
+        """Reads blocks from the disk into `memory`, one behind the other; which of them are there."""
+        store = self.content.store
+        if store.read_now(blocks, memory):
+            return list(blocks)
+        return await self._run_sync(partial(store.read_into, blocks, memory))
 
     def given(self, peer: PeerId, block: Block) -> None:
         """A block was sent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import TypeAlias
 
 import trio
@@ -12,7 +13,7 @@ import trio
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.concurrency import RunSync, nursery_of_one
 from hivemind_p2p.bt.conversation import patience, send
-from hivemind_p2p.bt.exchange import WAIT_FOR_ROOM, Exchange
+from hivemind_p2p.bt.exchange import USUAL_PAYLOAD, WAIT_FOR_ROOM, Exchange, Pieces
 from hivemind_p2p.bt.piece_map import PieceMap
 from hivemind_p2p.bt.sources import FIRST_WAIT, LONGEST_WAIT, Sources
 from hivemind_p2p.bt.wire import Hello
@@ -46,11 +47,16 @@ several gigabits a second."""
 WAITING_BYTES = 8 * 1024 * 1024
 """Bytes of pieces that wait to be checked and written before receiving pauses."""
 
+BATCH_BYTES = 4 * 1024 * 1024
+"""Bytes of pieces that are checked and written in one go, if as many wait: opening a file and noting down what is in it
+then costs little."""
+
 ROOM_HINT = "Free some room: the fetch goes on by itself."
 
 _events = telemetry.source("swarm")
 
 _Arrival: TypeAlias = "tuple[PeerId, int, memoryview]"
+_Message: TypeAlias = "tuple[PeerId, Pieces, memoryview]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +127,8 @@ class Fetch:
         self._dialling: set[PeerId] = set()
         self._done = trio.Event()
         self._look = trio.Event()
-        waiting = max(2, WAITING_BYTES // self._manifest.piece_length)
-        self._arrivals, self._to_store = trio.open_memory_channel[_Arrival](waiting)
+        waiting = max(2, WAITING_BYTES // max(self._manifest.piece_length, USUAL_PAYLOAD))
+        self._arrivals, self._to_store = trio.open_memory_channel[_Message](waiting)
 
     async def run(self) -> None:
         """Returns once every missing piece is stored.
@@ -163,10 +169,10 @@ class Fetch:
         """Whether pieces wait for this peer's disk."""
         return bool(self._content.paused) or self._arrivals.statistics().tasks_waiting_send > 0
 
-    async def take(self, peer: PeerId, piece: int, data: memoryview) -> None:
-        """Takes a piece that is to be checked and stored; waits where too many do already."""
+    async def take(self, peer: PeerId, pieces: Pieces, memory: memoryview) -> None:
+        """Takes pieces that are to be checked and stored; waits where too many do already."""
         try:
-            await self._arrivals.send((peer, piece, data))
+            await self._arrivals.send((peer, pieces, memory))
         except trio.BrokenResourceError:
             return  # the fetch has ended meanwhile
 
@@ -232,13 +238,16 @@ class Fetch:
 
     async def _store_arrivals(self) -> None:
         while True:
-            batch = [await self._to_store.receive()]
-            while len(batch) * self._manifest.piece_length < WAITING_BYTES // STORERS:
+            messages = [await self._to_store.receive()]
+            while sum(len(memory) for _, _, memory in messages) < BATCH_BYTES:
                 try:
-                    batch.append(self._to_store.receive_nowait())
+                    messages.append(self._to_store.receive_nowait())
                 except trio.WouldBlock:
                     break
-            await self._store_all(batch)
+            batch = [(peer, *piece) for peer, pieces, _ in messages for piece in pieces]
+            await self._store_all(sorted(batch, key=itemgetter(1)))
+            for _, _, memory in messages:
+                self._exchange.buffers.give_back(memory)
 
     async def _store_all(self, batch: list[_Arrival]) -> None:
         give_up_at: float | None = None
@@ -287,13 +296,7 @@ class Fetch:
 
     def _store(self, batch: Sequence[_Arrival]) -> tuple[list[bool], HivemindError | None]:
         """Which of them were right and are stored, and what kept the rest from being stored. Blocks."""
-        right: list[bool] = []
-        for _, piece, data in batch:
-            try:
-                right.append(self._content.store.write(piece, data))
-            except HivemindError as error:
-                return right, error
-        return right, None
+        return self._content.store.write_batch([(piece, data) for _, piece, data in batch])
 
     def _stored(self, batch: Sequence[_Arrival], right: Sequence[bool]) -> None:
         stored: list[int] = []

@@ -60,16 +60,25 @@ def read_up_to(descriptor: int, length: int, offset: int) -> bytearray:
         OSError: It cannot be read.
     """
     data = bytearray(length)
-    view = memoryview(data)
+    with memoryview(data) as view:
+        filled = read_into(descriptor, view, offset)
+    del data[filled:]
+    return data
+
+
+def read_into(descriptor: int, place: memoryview, offset: int) -> int:
+    """Fills `place` with what stands at an offset; how many bytes, fewer where the file ends.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     filled = 0
-    while filled < length:
-        count = os.preadv(descriptor, [view[filled:]], offset + filled)
+    while filled < len(place):
+        count = os.preadv(descriptor, [place[filled:]], offset + filled)
         if count == 0:
             break
         filled += count
-    view.release()
-    del data[filled:]
-    return data
+    return filled
 
 
 def write_atomically(path: Path, data: bytes) -> None:

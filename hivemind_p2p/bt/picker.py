@@ -96,9 +96,9 @@ class PiecePicker:
     def pick(self, held: Bitfield, count: int) -> list[int]:
         """Takes up to `count` open pieces that a source holds, in the order of this module's first lines."""
         picked: list[int] = []
-        for candidates in (self._first_candidates, self._by_rarity):
+        for candidates in (self._first_candidates(), self._by_rarity(least=0 if held.complete else 1)):
             room = max(0, count - len(picked))
-            some = list(islice((piece for piece in candidates() if piece in held), room))
+            some = list(islice((piece for piece in candidates if piece in held), room))
             for piece in some:
                 self._take(piece)
             picked += some
@@ -132,8 +132,11 @@ class PiecePicker:
         found = (piece for piece in self._in_order if piece in self._missing and piece not in self._taken)
         return islice(found, self._random_first)
 
-    def _by_rarity(self) -> Iterator[int]:
-        return (piece for rarity in sorted(self._open) for piece in self._open[rarity])
+    def _by_rarity(self, *, least: int) -> Iterator[int]:
+        """Whoever lacks some pieces makes those that it holds count one at least: it need not be asked below that."""
+        for rarity in sorted(self._open):
+            if rarity >= least:
+                yield from self._open[rarity]
 
     def _take(self, piece: int) -> None:
         self._close(piece)

@@ -1,11 +1,13 @@
 """One content as it lies on the disk: sparse files, written once in place, and the record of which pieces are there.
 
-**Order of a write.** A piece is checked in memory; the log is told that it is about to be written; its data is
-written; the log is told that it is there (`piece_log`). A kill may come between any two of these:
+**Order of a write.** Pieces are checked in memory; the log is told that they are about to be written; their data is
+written; the log is told that they are there (`piece_log`). A kill may come between any two of these:
 
 - before the data: the file is untouched, and the piece is not recorded;
 - in the data: part of the piece is there and is not recorded, so nobody is given it; it is fetched and written again;
 - after the data, before the record: the whole piece is there and is fetched again, which is all that a kill can cost.
+
+Pieces of one file that have arrived together (some MiB) are written together: that saves most of the system calls.
 
 The other order, first the record and then the data, would have a hole served as a piece. A write changes the file's
 modification time, by which foreign changes are noticed; so after a kill in mid-write that time is not the recorded one.
@@ -23,7 +25,8 @@ Nothing that this peer did not write is ever overwritten. Before a piece is give
 time are compared with what was recorded; where they differ the piece is checked again, so that a file that was changed
 by others is never passed on as what it was.
 
-Everything here blocks and is run in threads; a lock keeps them apart.
+Everything here blocks and is run in threads, but for `read_now`. One lock keeps them apart, for moments only; one
+thread at a time writes, and others read meanwhile.
 """
 
 from __future__ import annotations
@@ -31,15 +34,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
 from hivemind_p2p.bt.bitfield import Bitfield
-from hivemind_p2p.bt.files import make_folders, read_up_to, translated, write_all
+from hivemind_p2p.bt.files import make_folders, read_into, read_up_to, translated, write_all
 from hivemind_p2p.bt.hashing import verify_piece
 from hivemind_p2p.bt.metainfo import Manifest, ManifestFile, PieceSpan
 from hivemind_p2p.bt.piece_log import LOST, OPENED, UNKNOWN, WRITING, PieceLog
-from hivemind_p2p.errors import ContentError, UnsafePathError
+from hivemind_p2p.bt.wire import Block
+from hivemind_p2p.errors import ContentError, HivemindError, UnsafePathError
+from hivemind_p2p.interfaces import Buffer
 
 LONGEST_WRITE = 10 * 10**9
 """Nanoseconds that a disk may take to write one piece: a file changed later than this was changed by somebody else."""
@@ -69,6 +75,9 @@ class ContentStore:
         self.held_bytes = 0
         self._log = log
         self._lock = Lock()
+        self._one_writer = Lock()
+        self._changing: str | None = None
+        self._no_wait: int | None = getattr(os, "RWF_NOWAIT", None)
         self._stamps: dict[str, int] = {}
         self._choose_place()
         self._replay()
@@ -154,72 +163,192 @@ class ContentStore:
             files[file.path] = file
         return all(self._trusted(file, _status(self.path_of(file))) for file in files.values())
 
+    # -- reading -----------------------------------------------------------------------------------------------------
+
     def read(self, piece: int, begin: int, length: int) -> memoryview | None:
         """Bytes ``[begin, begin + length)`` of a piece, or None if the piece is not there or not what it was.
 
         Raises:
             IndexError: The content has no such piece.
         """
-        span = self.manifest.piece(piece)
-        if piece not in self.held or begin + length > span.length:
+        data = memoryview(bytearray(length))
+        return data if self.read_into([Block(piece, begin, length)], data) else None
+
+    def read_into(self, blocks: Sequence[Block], memory: memoryview) -> list[Block]:
+        """Reads blocks, one behind the other; which of them are there and what they were.
+
+        Raises:
+            IndexError: The content has no such piece.
+        """
+        there: list[Block] = []
+        filled = 0
+        for block in blocks:
+            if self._read_block(block, memory[filled : filled + block.length]):
+                there.append(block)
+                filled += block.length
+        return there
+
+    def read_now(self, blocks: Sequence[Block], memory: memoryview) -> bool:
+        """The same where it does not block: all blocks are in the system's memory. False if not, or on any doubt."""
+        if self._no_wait is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            opened = {file.path: self._open_trusted(file) for file in self._files_of(blocks)}
+        finally:
+            self._lock.release()
+        filled = 0
+        try:
+            for block in blocks:
+                span = self.manifest.piece(block.piece)
+                descriptor = opened[span.file.path]
+                place = memory[filled : filled + block.length]
+                if descriptor is None or block.piece not in self.held or block.begin + block.length > span.length:
+                    return False
+                if os.preadv(descriptor, [place], span.offset + block.begin, self._no_wait) < block.length:
+                    return False
+                filled += block.length
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._no_wait = None  # this file system cannot tell
+            return False
+        finally:
+            for descriptor in opened.values():
+                if descriptor is not None:
+                    os.close(descriptor)
+        return True
+
+    def _files_of(self, blocks: Sequence[Block]) -> Iterator[ManifestFile]:
+        return (self.manifest.piece(block.piece).file for block in blocks)
+
+    def _open_trusted(self, file: ManifestFile) -> int | None:
+        try:
+            descriptor = os.open(self.path_of(file), os.O_RDONLY | os.O_CLOEXEC | self._no_follow)
+        except OSError:
             return None
-        data = self._read_span(span, begin, length)
-        if data is None:
+        if self._trusted(file, os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def _read_block(self, block: Block, place: memoryview) -> bool:
+        span = self.manifest.piece(block.piece)
+        if block.piece not in self.held or block.begin + block.length > span.length:
+            return False
+        there = self._read_span(span, block.begin, place)
+        if not there:
             # What cannot be recorded now (the disk may be full) is found again after a restart.
             with suppress(ContentError):
-                self._lose([piece])
-        return data
+                self._lose([block.piece])
+        return there
 
-    def _read_span(self, span: PieceSpan, begin: int, length: int) -> memoryview | None:
+    def _read_span(self, span: PieceSpan, begin: int, place: memoryview) -> bool:
         try:
             with self._lock:  # so that it is not moved in between
                 descriptor = os.open(self.path_of(span.file), os.O_RDONLY | os.O_CLOEXEC | self._no_follow)
         except OSError:
-            return None
+            return False
         try:
             # Looked at under the lock: between a write and its record the two differ for a good reason.
             with self._lock:
                 trusted = self._trusted(span.file, os.fstat(descriptor))
             if trusted:
-                data = read_up_to(descriptor, length, span.offset + begin)
-                return memoryview(data) if len(data) == length else None
+                return read_into(descriptor, place, span.offset + begin) == len(place)
             whole = read_up_to(descriptor, span.length, span.offset)
         except OSError:
-            return None
+            return False
         finally:
             os.close(descriptor)
         if not verify_piece(whole, span.expected, leaves=span.leaves):
-            return None
-        return memoryview(whole)[begin : begin + length]
+            return False
+        place[:] = memoryview(whole)[begin : begin + len(place)]
+        return True
 
-    def write(self, piece: int, data: bytes | bytearray | memoryview) -> bool:
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, piece: int, data: Buffer) -> bool:
         """Checks a piece and puts it in its place; False if it does not match the hash tree.
 
         Raises:
             DiskFullError: There is no room; the piece does not count.
             ContentError: It cannot be written.
         """
+        right, failure = self.write_batch([(piece, data)])
+        if failure is not None:
+            raise failure
+        return right[0]
+
+    def write_batch(self, batch: Sequence[tuple[int, Buffer]]) -> tuple[list[bool], HivemindError | None]:
+        """Checks pieces and puts them in their places; quickest where those of one file stand together.
+
+        Returns:
+            Whether each was right and is there now, up to the first that could not be written; and why that was.
+        """
+        right = [self._is_right(piece, data) for piece, data in batch]
+        for file, numbers in groupby(range(len(batch)), lambda number: self.manifest.piece(batch[number][0]).file):
+            group = [number for number in numbers if right[number]]
+            written, failure = self._write_to(file, [batch[number] for number in group]) if group else (0, None)
+            if failure is not None:
+                return right[: group[written]], failure
+        return right, None
+
+    def _is_right(self, piece: int, data: Buffer) -> bool:
         span = self.manifest.piece(piece)
-        if len(data) != span.length or not verify_piece(data, span.expected, leaves=span.leaves):
-            return False
-        with self._lock:
-            path = self.path_of(span.file)
-            with translated(str(path)):
-                descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | self._no_follow)
+        return len(data) == span.length and verify_piece(data, span.expected, leaves=span.leaves)
+
+    def _write_to(self, file: ManifestFile, pieces: Sequence[tuple[int, Buffer]]) -> tuple[int, HivemindError | None]:
+        """Writes right pieces of one file; how many, and what kept it from writing the next."""
+        written: list[int] = []
+        failure: HivemindError | None = None
+        with self._one_writer:
+            try:
+                with self._lock:
+                    path = self.path_of(file)
+                    with translated(str(path)):
+                        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | self._no_follow)
+            except HivemindError as error:
+                return 0, error
             known = False
             try:
-                known = self._trusted(span.file, os.fstat(descriptor))
-                self._log.append([(piece, WRITING)])
-                self._drop(piece)
-                write_all(descriptor, data, span.offset, path)
+                known = self._announce(file, descriptor, [piece for piece, _ in pieces])
+                for piece, data in pieces:
+                    write_all(descriptor, data, self.manifest.piece(piece).offset, path)
+                    written.append(piece)
+            except HivemindError as error:
+                failure = error
             finally:
                 # Also where the disk is full: the rest of the file is what it was.
-                stamp = os.fstat(descriptor).st_mtime_ns if known else UNKNOWN
-                self._stamps[span.file.path] = stamp
+                unrecorded = self._record(file, descriptor, written, known=known)
                 os.close(descriptor)
-            self._log.append([(piece, stamp)])
-            self._hold(piece)
-        return True
+        return (0, unrecorded) if unrecorded is not None else (len(written), failure)
+
+    def _announce(self, file: ManifestFile, descriptor: int, pieces: Sequence[int]) -> bool:
+        """Says that pieces are about to be written; whether the file is what it was until now."""
+        with self._lock:
+            known = self._trusted(file, os.fstat(descriptor))
+            self._log.append([(piece, WRITING) for piece in pieces])
+            for piece in pieces:
+                self._drop(piece)
+            if known:
+                self._changing = file.path
+        return known
+
+    def _record(
+        self, file: ManifestFile, descriptor: int, pieces: Sequence[int], *, known: bool
+    ) -> HivemindError | None:
+        """Notes down that pieces are there; or why that was impossible, in which case they do not count."""
+        with self._lock:
+            self._changing = None
+            stamp = self._stamps[file.path] = os.fstat(descriptor).st_mtime_ns if known else UNKNOWN
+            try:
+                self._log.append([(piece, stamp) for piece in pieces])
+            except HivemindError as error:
+                return error
+            for piece in pieces:
+                self._hold(piece)
+        return None
+
+    # -- places ------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Puts the content in its place, once all of it has arrived; does nothing where it lies there already.
@@ -344,7 +473,8 @@ class ContentStore:
     def _trusted(self, file: ManifestFile, status: os.stat_result | None) -> bool:
         if status is None or status.st_size != file.length:
             return False
-        return file.length == 0 or status.st_mtime_ns == self.stamp(file)
+        # What this peer itself writes to now was trusted when it began.
+        return file.length == 0 or file.path == self._changing or status.st_mtime_ns == self.stamp(file)
 
     @property
     def _no_follow(self) -> int:

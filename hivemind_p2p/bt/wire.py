@@ -18,7 +18,8 @@ from hivemind_p2p.types import PeerId, PeerInfo
 PROTOCOL = "/hivemind/swarm/2"
 
 LONGEST_BLOCK = 4 * 1024 * 1024
-"""Bytes of a block that is asked for: a usual piece in one go, and little enough to keep in memory for each peer."""
+"""Bytes of a block that is asked for, and of all blocks that travel in one message: a usual piece in one go, and little
+enough to keep in memory for each peer."""
 
 MOST_BLOCKS = 256
 """Blocks that a peer may have asked for and not got yet: twice what this version ever asks for."""
@@ -110,9 +111,9 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The payload is a block."""
+    """The payload is these blocks, one behind the other."""
 
-    block: Block
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ Message: TypeAlias = Rare | Have | Request | Cancel | Piece | Refusal
 def encode(message: Message) -> pb.Message:
     """The protobuf of a message."""
     if isinstance(message, Piece):
-        return pb.Message(piece=pb.Piece(block=_block(message.block)))
+        return pb.Message(piece=pb.Piece(blocks=map(_block, message.blocks)))
     if isinstance(message, Refusal):
         return pb.Message(refusal=pb.Refusal(block=_block(message.block)))
     if isinstance(message, Request):
@@ -185,7 +186,7 @@ def decode(message: pb.Message) -> Message:
     made: Message
     match message.WhichOneof("body"):
         case "piece":
-            made = Piece(_checked(message.piece.block))
+            made = Piece(_blocks(message.piece))
         case "have":
             made = Have(_pieces(message.have))
         case "request":
@@ -233,7 +234,7 @@ def _pieces(have: pb.Have) -> tuple[int, ...]:
     return tuple(have.pieces)
 
 
-def _blocks(message: pb.Request | pb.Cancel) -> tuple[Block, ...]:
+def _blocks(message: pb.Request | pb.Cancel | pb.Piece) -> tuple[Block, ...]:
     if len(message.blocks) > MOST_BLOCKS:
         raise ProtocolError(f"{len(message.blocks)} blocks in one message, more than {MOST_BLOCKS}")
     return tuple(_checked(block) for block in message.blocks)
@@ -295,8 +296,8 @@ def encode_holding(held: Bitfield, addresses: Sequence[str] = ()) -> Holding:
 
 
 def largest_payload(manifest: Manifest) -> int:
-    """Bytes of payload that a peer may send: one block."""
-    return min(manifest.piece_length, LONGEST_BLOCK)
+    """Bytes of payload that a peer may send: a block as long as they come, or as many short ones."""
+    return min(manifest.length, LONGEST_BLOCK)
 
 
 def encode_record(*, complete: bool) -> bytes:

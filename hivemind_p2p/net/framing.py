@@ -24,7 +24,7 @@ unreadable, which the next `receive` says.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -108,12 +108,15 @@ class FramedChannel:
         failure = common_pb2.Failure(code=error.code(), message=_printable(error.message), hint=_printable(error.hint))
         await self._send_frame(FAILURE, failure.SerializeToString(), [])
 
-    async def receive(self, kind: type[MessageType], *, max_payload: int = 0) -> tuple[MessageType, memoryview]:
+    async def receive(
+        self, kind: type[MessageType], *, max_payload: int = 0, room: Callable[[int], memoryview] | None = None
+    ) -> tuple[MessageType, memoryview]:
         """The next frame. One task receives at a time.
 
         Args:
             kind: The protobuf class of the header.
             max_payload: Bytes of payload to accept.
+            room: Gives memory for exactly so many bytes of payload, for who uses it again; None takes new memory.
 
         Returns:
             The header, and the payload as a view of a buffer that nothing else uses.
@@ -127,7 +130,7 @@ class FramedChannel:
             raise trio.BusyResourceError("another task is already receiving from this channel")
         self._receiving = True
         try:
-            return await self._receive(kind, max_payload)
+            return await self._receive(kind, max_payload, room or _new_memory)
         finally:
             self._receiving = False
 
@@ -193,7 +196,9 @@ class FramedChannel:
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
-    async def _receive(self, kind: type[MessageType], max_payload: int) -> tuple[MessageType, memoryview]:
+    async def _receive(
+        self, kind: type[MessageType], max_payload: int, room: Callable[[int], memoryview]
+    ) -> tuple[MessageType, memoryview]:
         if self._unreadable is not None:
             raise self._closed(self._unreadable)
         await self._fill(PREFIX.size)
@@ -205,7 +210,7 @@ class FramedChannel:
         if frame == FAILURE:
             self._unreadable = "ended with a failure"
             raise self._failure(header)
-        payload = await self._read_payload(payload_length)
+        payload = await self._read_payload(room(payload_length) if payload_length else memoryview(b""))
         return self._parse(kind, header), payload
 
     def _check_prefix(self, frame: int, header_length: int, payload_length: int, max_payload: int) -> None:
@@ -239,8 +244,10 @@ class FramedChannel:
             self._ended = not self._unread
             raise self._closed("ended between messages" if self._ended else "ended in mid-message")
 
-    async def _read_payload(self, length: int) -> memoryview:
-        payload = memoryview(bytearray(length))
+    async def _read_payload(self, payload: memoryview) -> memoryview:
+        length = len(payload)
+        if not length:
+            return payload
         filled = min(length, len(self._unread))
         payload[:filled] = self._unread[:filled]
         del self._unread[:filled]
@@ -271,6 +278,10 @@ class FramedChannel:
     def _malformed(self, what: str) -> ProtocolError:
         self._unreadable = "cannot be read on after a malformed message"
         return ProtocolError(f"peer {self.remote} sent {what} on {self.protocol}")
+
+
+def _new_memory(length: int) -> memoryview:
+    return memoryview(bytearray(length))
 
 
 def _parts(payload: Buffer | Sequence[Buffer]) -> list[memoryview]:

@@ -101,10 +101,10 @@ class Block(_message.Message):
     def __init__(self, piece: _Optional[int] = ..., begin: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("block",)
-    BLOCK_FIELD_NUMBER: _ClassVar[int]
-    block: Block
-    def __init__(self, block: _Optional[_Union[Block, _Mapping]] = ...) -> None: ...
+    __slots__ = ("blocks",)
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    blocks: _containers.RepeatedCompositeFieldContainer[Block]
+    def __init__(self, blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("block",)

@@ -430,7 +430,7 @@ class Rogue:
 
 
 async def lie(channel, block):
-    await channel.send(encode(Piece(block)), bytes(block.length))
+    await channel.send(encode(Piece((block,))), bytes(block.length))
 
 
 async def stall(channel, block):
@@ -438,11 +438,11 @@ async def stall(channel, block):
 
 
 async def send_unasked(channel, block):
-    await channel.send(encode(Piece(Block(block.piece ^ 1, 0, block.length))), bytes(block.length))
+    await channel.send(encode(Piece((Block(block.piece ^ 1, 0, block.length),))), bytes(block.length))
 
 
 async def cut_short(channel, block):
-    await channel.send(encode(Piece(block)), bytes(block.length - 1))
+    await channel.send(encode(Piece((block,))), bytes(block.length - 1))
 
 
 async def talk_nonsense(channel, block):
@@ -450,7 +450,7 @@ async def talk_nonsense(channel, block):
 
 
 async def flood(channel, block):
-    await channel.send(encode(Piece(block)), bytes(1 << 20))
+    await channel.send(encode(Piece((block,))), bytes(1 << 20))
 
 
 async def manifest_of_member(member, link):

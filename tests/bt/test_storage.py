@@ -10,6 +10,7 @@ from hivemind_p2p.bt.catalogue import Catalogue
 from hivemind_p2p.bt.hashing import BLOCK
 from hivemind_p2p.bt.piece_log import LOST, PieceLog
 from hivemind_p2p.bt.storage import ContentStore
+from hivemind_p2p.bt.wire import Block
 from hivemind_p2p.errors import ContentError, DiskFullError, UnsafePathError
 from tests.bt.swarms import contents_of, make_folder, manifest_of, some_bytes
 
@@ -147,6 +148,55 @@ def test_a_symbolic_link_in_the_way_is_not_followed(manifest, tmp_path, pieces):
         store.prepare(manifest.files)
     assert (tmp_path / "target").read_bytes() == b"safe"
     assert list(outside.iterdir()) == []
+
+
+def test_a_batch_over_files_with_a_wrong_piece_in_it(manifest, tmp_path, pieces):
+    store = filled(manifest, tmp_path, pieces, [])
+    batch = [(number, b"wrong" if number == 2 else pieces[number]) for number in range(6)]
+    assert store.write_batch(batch) == ([True, True, False, True, True, True], None)
+    assert list(store.held) == [0, 1, 3, 4, 5]
+    again = open_store(manifest, tmp_path)
+    assert again.intact([0, 1, 3, 4, 5])
+    assert again.read(4, 0, BLOCK) == pieces[4]
+
+
+def test_a_disk_that_is_full_in_a_batch_keeps_what_was_written_before(manifest, tmp_path, pieces, monkeypatch):
+    store = filled(manifest, tmp_path, pieces, [])
+
+    def limited(descriptor, data, offset, path):
+        if data == pieces[2]:
+            raise DiskFullError("no room")
+        os.pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr("hivemind_p2p.bt.storage.write_all", limited)
+    batch = [(0, b"wrong"), (1, pieces[1]), (2, pieces[2]), (3, pieces[3])]
+    right, failure = store.write_batch(batch)
+    assert (right, type(failure)) == ([False, True], DiskFullError)
+    monkeypatch.undo()
+    assert list(store.held) == [1]
+    assert list(open_store(manifest, tmp_path).held) == [1]
+    assert store.write_batch(batch[len(right) :]) == ([True, True], None)
+
+
+def test_reading_without_waiting_gives_the_same_or_nothing(manifest, tmp_path, pieces):
+    store = filled(manifest, tmp_path, pieces, [0, 1, 4])
+    memory = memoryview(bytearray(2 * BLOCK + 8))
+    blocks = [Block(1, 0, BLOCK), Block(4, 0, BLOCK), Block(0, 3, 8)]
+    if store.read_now(blocks, memory):  # not everywhere does the system say what is in its memory
+        assert memory == pieces[1] + pieces[4] + pieces[0][3:11]
+    assert store.read_into(blocks, memory) == blocks
+    assert memory == pieces[1] + pieces[4] + pieces[0][3:11]
+    assert not store.read_now([Block(2, 0, 8)], memory), "it is not there"
+    assert not store.read_now([Block(0, BLOCK - 4, 8)], memory), "it ends before"
+    with (store.path / "a.bin").open("r+b") as file:
+        file.write(b"!")
+    os.utime(store.path / "a.bin", ns=(1, 1))
+    assert not store.read_now([Block(1, 0, 8)], memory), "somebody else wrote to the file"
+    assert store.read_into([Block(0, 0, 8), Block(1, 0, 8), Block(4, 0, 8)], memory) == [
+        Block(1, 0, 8),
+        Block(4, 0, 8),
+    ]
+    assert memory[:16] == pieces[1][:8] + pieces[4][:8]
 
 
 def test_a_full_disk_loses_nothing(manifest, tmp_path, pieces, monkeypatch):
