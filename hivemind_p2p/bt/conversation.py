@@ -34,6 +34,9 @@ IDLE = 120.0
 HAVE_DELAY = 0.02
 """Seconds for which news of a piece waits for more news: at full speed one message then tells of many pieces."""
 
+HAVE_BYTES = 4 * 1024 * 1024
+"""Bytes of pieces of which news does not wait: others may have nothing to ask for until they hear of them."""
+
 MOST_UNSENT = 4096
 """Messages that wait for a peer that does not read them."""
 
@@ -137,6 +140,9 @@ class Conversation:
             self._news_due = trio.current_time() + HAVE_DELAY
             self._to_send.set()
         self._news += pieces
+        if len(self._news) * self._exchange.piece_length >= HAVE_BYTES:
+            self._news_due = 0.0
+            self._to_send.set()
 
     def answer(self) -> None:
         """The other side's requests wait to be answered."""

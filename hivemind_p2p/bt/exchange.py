@@ -112,6 +112,7 @@ class Exchange:
         self.content = content
         self.sink: Sink | None = None
         self.largest_payload = largest_payload(manifest)
+        self.piece_length = manifest.piece_length
         self._run_sync = run_sync
         self.buffers = Buffers(min(self.largest_payload, USUAL_PAYLOAD))
         self._me = network.peer_id

@@ -15,7 +15,15 @@ from hivemind_p2p.bt.bitfield import Bitfield
 from hivemind_p2p.types import PeerId
 
 AHEAD_BYTES = 8 * 1024 * 1024
-"""Bytes shown to a peer and not fetched by it: what a fast one has in flight."""
+"""Bytes shown to a peer and not fetched by it, to begin with: what a fast one has in flight."""
+
+MOST_AHEAD_BYTES = 64 * 1024 * 1024
+"""The same for one that is faster still. It is doubled each time that it has lasted for less than `FAST`."""
+
+FAST = 0.1
+SLOW = 1.0
+"""Seconds in which what was shown ahead is fetched. Where it lasts longer than `SLOW` it is halved: what is shown to a
+slow peer keeps others waiting."""
 
 SHARE_AHEAD = 8
 """Of a small content only one in so many pieces is shown ahead: whoever comes first must not be shown everything."""
@@ -37,6 +45,8 @@ class _Shown:
     held: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
     all: set[int] = field(default_factory=set)
+    ahead: int = 0
+    shown_at: float = -SLOW
     starved_at: float | None = None
     repeats: int = 2
 
@@ -53,6 +63,7 @@ class SuperSeeding:
         self._fresh = dict.fromkeys(order)
         self._copies = [0] * len(order)
         self._ahead = max(LEAST_AHEAD, min(AHEAD_BYTES // piece_length, len(order) // SHARE_AHEAD))
+        self._most_ahead = max(LEAST_AHEAD, min(MOST_AHEAD_BYTES // piece_length, len(order) // SHARE_AHEAD))
         self._peers: dict[PeerId, _Shown] = {}
 
     @property
@@ -62,7 +73,7 @@ class SuperSeeding:
 
     def joined(self, peer: PeerId, held: Bitfield) -> None:
         """Somebody came, with what it holds."""
-        self._peers[peer] = _Shown()
+        self._peers[peer] = _Shown(ahead=self._ahead)
         self.has(peer, held)
 
     def left(self, peer: PeerId) -> None:
@@ -105,9 +116,10 @@ class SuperSeeding:
         shown = self._peers.get(peer)
         if shown is None or shown.wanted is None:
             return []
-        room = self._ahead - len(shown.waiting)
-        if room <= self._ahead // 4 and shown.waiting:
+        room = shown.ahead - len(shown.waiting)
+        if room <= shown.ahead // 4 and shown.waiting:
             return []
+        room += self._adapt(shown, now)
         found = self._new_to_all(shown, room)
         if found or shown.waiting:
             shown.starved_at = None
@@ -121,6 +133,16 @@ class SuperSeeding:
         shown.waiting.update(found)
         shown.all.update(found)
         return found
+
+    def _adapt(self, shown: _Shown, now: float) -> int:
+        """By how many pieces more, or fewer, are shown ahead to a peer from now on."""
+        before, lasted = shown.ahead, now - shown.shown_at
+        shown.shown_at = now
+        if lasted < FAST:
+            shown.ahead = min(before * 2, self._most_ahead)
+        elif lasted > SLOW:
+            shown.ahead = max(before // 2, self._ahead)
+        return shown.ahead - before
 
     def _new_to_all(self, shown: _Shown, room: int) -> list[int]:
         found: list[int] = []

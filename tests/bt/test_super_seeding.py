@@ -98,3 +98,17 @@ def test_whoever_stays_is_shown_everything_in_the_end(data):
         if len(here[stays]) == pieces:
             return
     raise AssertionError(f"shown {len(here[stays])} of {pieces}")
+
+
+def test_a_fast_peer_is_shown_more_ahead_and_a_slow_one_less_again():
+    made = SuperSeeding(range(1000), piece_length=AHEAD_BYTES // 8)
+    made.joined(A, Bitfield(1000))
+    made.wants(A, Bitfield.full(1000))
+    now, waiting = 0.0, made.show(A, 0.0)
+    counts = [len(waiting)]
+    for step in (0.01, 0.01, 0.01, 0.01, 0.5, 2.0, 2.0, 2.0):
+        now += step
+        made.has(A, waiting)
+        waiting = made.show(A, now)
+        counts.append(len(waiting))
+    assert counts == [8, 16, 32, 64, 64, 64, 32, 16, 8]
