@@ -40,9 +40,8 @@ MOST_ATTEMPTS = 5
 LOOK_FOR_ROOM = 2.0
 """Seconds between two tries to write to a full disk."""
 
-STORERS = 1
-"""Threads that check and write: while one works others' pieces come together to a batch. One keeps up with a link of
-several gigabits a second."""
+STORERS = 2
+"""Threads that check and write: one hashes while the other writes. More would wait for the interpreter's lock."""
 
 WAITING_BYTES = 8 * 1024 * 1024
 """Bytes of pieces that wait to be checked and written before receiving pauses."""
