@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from hivemind_p2p.job import Job, JobList
     from hivemind_p2p.local import local_hive
     from hivemind_p2p.model import Model
-    from hivemind_p2p.types import LayerSpan, Link, Needs, PeerId, Prices
+    from hivemind_p2p.types import ByteRange, LayerSpan, Link, Needs, PeerId, Prices
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncHive": "async_hive",
+    "ByteRange": "types",
     "Hive": "hive",
     "Identity": "identity",
     "Job": "job",
@@ -55,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncHive",
+    "ByteRange",
     "Hive",
     "Identity",
     "Job",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,10 +15,11 @@ from hivemind_p2p.errors import AccountRequiredError, ConfigurationError, Hivemi
 from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
-from hivemind_p2p.types import Credits, Link, Needs
+from hivemind_p2p.types import ByteRange, Credits, FileEntry, Link, Needs
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, peer_rows
 
 if TYPE_CHECKING:
+    from hivemind_p2p.bt.reader import Reader
     from hivemind_p2p.interfaces import Progress
     from hivemind_p2p.sharding.model import LoadProgress
 
@@ -119,17 +120,38 @@ class AsyncHive:
         return [tracker] if tracker else []
 
     async def fetch(
-        self, link: Link | Path | str, to: Path | str | None = None, *, progress: Progress | None = None
+        self,
+        link: Link | Path | str,
+        to: Path | str | None = None,
+        *,
+        wanted: Mapping[str, Sequence[ByteRange]] | None = None,
+        first: Mapping[str, Sequence[ByteRange]] | None = None,
+        progress: Progress | None = None,
     ) -> Path:
         """Fetches a content and returns where it lies; it is served to others from then on.
 
         Args:
             link: What `share` gave, any magnet link of BitTorrent version 2, or the path of a ``.torrent`` file.
             to: The folder to put it in; by default one of this peer's own.
+            wanted: Byte ranges by file path, where not everything is wanted.
+            first: Those that are fetched before all others, in this order.
             progress: Called on each piece.
         """
-        folder = _local(to) if to is not None else None
-        return await self.peer.content.fetch(await self._link(link), to=folder, progress=progress)
+        content, folder = self.peer.content, _local(to) if to is not None else None
+        return await content.fetch(await self._link(link), to=folder, wanted=wanted, first=first, progress=progress)
+
+    async def files(self, link: Link | Path | str) -> tuple[FileEntry, ...]:
+        """The files of a content: paths and lengths."""
+        return await self.peer.content.files(await self._link(link))
+
+    async def open(self, link: Link | Path | str, path: str | None = None) -> Reader:
+        """Reads a file of a content while it is being fetched; see `Reader`. Close it, or use ``async with``.
+
+        Args:
+            link: Which content; what `fetch` takes.
+            path: Which of its files; not needed where there is only one.
+        """
+        return await self.peer.content.open(await self._link(link), path)
 
     async def contents(self) -> ContentList:
         """What this peer has fetched and what it shares."""

@@ -11,7 +11,7 @@ import json
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,16 @@ from typer.models import TyperInfo
 from hivemind_p2p import __version__, config, swarm_commands
 from hivemind_p2p.doctor import command as doctor_command
 from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
-from hivemind_p2p.options import AsJson, Bootstrap, HiveKeyFile, Identity, Username, Verbose
+from hivemind_p2p.options import (
+    AsJson,
+    Bootstrap,
+    DownloadLimit,
+    HiveKeyFile,
+    Identity,
+    UploadLimit,
+    Username,
+    Verbose,
+)
 from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
 
 if TYPE_CHECKING:
@@ -69,10 +78,8 @@ def run(
     storage: Annotated[
         str | None, typer.Option(help="Room for fetched contents, such as 50GiB; no limit by default.")
     ] = None,
-    upload_limit: Annotated[
-        str | None, typer.Option(help="The most that is sent of contents, such as 10MB/s; no limit by default.")
-    ] = None,
-    download_limit: Annotated[str | None, typer.Option(help="The most that is fetched of contents.")] = None,
+    upload_limit: UploadLimit = None,
+    download_limit: DownloadLimit = None,
     serve_models: Annotated[str | None, typer.Option(help="any: host stages of published models; or none.")] = None,
     sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap or none.")] = None,
     relay: Annotated[
@@ -218,6 +225,7 @@ def share(
     identity: Identity = None,
     hive_key: HiveKeyFile = None,
     torrent: Annotated[Path | None, typer.Option(help="Write a .torrent file for BitTorrent clients.")] = None,
+    upload_limit: UploadLimit = None,
     as_model: Annotated[bool, typer.Option("--model", help="Announce it as a model for peers to host.")] = False,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: AsJson = False,
@@ -226,7 +234,8 @@ def share(
     """Share a file or folder until Ctrl-C, and print its link."""
     from hivemind_p2p.notebook.transfers import hashing, wait_and_watch
 
-    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
+    limits = {"upload_limit": upload_limit}
+    with _connected(bootstrap, username, identity, hive_key, limits, as_json=as_json, verbose=verbose) as hive:
         with hashing(path, shown=not as_json):
             link = hive.publish_model(path) if as_model else hive.share(path, torrent=torrent)
             if as_model and torrent is not None:
@@ -240,6 +249,8 @@ def share(
 def fetch(
     link: Annotated[str, typer.Argument(help="What share printed, a magnet link, or a .torrent file.")],
     to: Annotated[Path, typer.Option(help="The folder to put it in.")] = Path(),
+    upload_limit: UploadLimit = None,
+    download_limit: DownloadLimit = None,
     bootstrap: Bootstrap = None,
     username: Username = None,
     identity: Identity = None,
@@ -248,9 +259,12 @@ def fetch(
     verbose: Verbose = False,
 ) -> None:
     """Fetch what somebody shares. What was begun before goes on where it was."""
+    limits = {"upload_limit": upload_limit, "download_limit": download_limit}
     with (
         _kept_until_done(link, to, verbose=verbose) as data,
-        _connected(bootstrap, username, identity, hive_key, data=data, as_json=as_json, verbose=verbose) as hive,
+        _connected(
+            bootstrap, username, identity, hive_key, limits | {"data": data}, as_json=as_json, verbose=verbose
+        ) as hive,
     ):
         path = hive.fetch(link, to, progress=not as_json)
         _print_json({"path": str(path)}) if as_json else typer.echo(str(path))
@@ -324,17 +338,20 @@ def _connected(
     username: str | None,
     identity: Path | None,
     hive_key: Path | None,
+    settings: Mapping[str, Any] | None = None,
     *,
-    data: Path | None = None,
     as_json: bool,
     verbose: bool,
 ) -> Iterator[Hive]:
-    """A hive for the time of a command, its errors reported in two lines."""
+    """A hive for the time of a command, its errors reported in two lines; `settings` are the command's own."""
     with reported_errors(verbose=verbose):
         from hivemind_p2p.hive import connect
 
         configure_logs(verbose=verbose, as_json=as_json)
-        with connect(bootstrap=bootstrap, username=username, identity=identity, hive_key=hive_key, data=data) as hive:
+        joined = connect(
+            bootstrap=bootstrap, username=username, identity=identity, hive_key=hive_key, **(settings or {})
+        )
+        with joined as hive:
             yield hive
 
 

@@ -7,7 +7,7 @@ that lives on the background trio thread and owns the peer (`peer.py`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from decimal import Decimal
@@ -23,10 +23,12 @@ from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import Model
 from hivemind_p2p.peer import open_peer
-from hivemind_p2p.types import Link, Needs
+from hivemind_p2p.types import ByteRange, FileEntry, Link, Needs
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, in_credits
 
 if TYPE_CHECKING:
+    import io
+
     from hivemind_p2p.sharding.model import LoadProgress
 
 T = TypeVar("T")
@@ -132,12 +134,22 @@ class Hive:
         """
         return self._call(lambda: self._asynchronous.share(path, torrent=torrent))
 
-    def fetch(self, link: Link | Path | str, to: Path | str | None = None, *, progress: bool = False) -> Path:
+    def fetch(
+        self,
+        link: Link | Path | str,
+        to: Path | str | None = None,
+        *,
+        wanted: Mapping[str, Sequence[ByteRange]] | None = None,
+        first: Mapping[str, Sequence[ByteRange]] | None = None,
+        progress: bool = False,
+    ) -> Path:
         """Fetches a content.
 
         Args:
             link: What `share` gave, any magnet link of BitTorrent version 2, or the path of a ``.torrent`` file.
             to: The folder to put it in; by default one of this peer's own.
+            wanted: Byte ranges by file path, where not everything is wanted; the rest is a hole.
+            first: Those that are fetched before all others, in this order.
             progress: Shows a progress bar (HTML in a notebook).
 
         Returns:
@@ -150,7 +162,27 @@ class Hive:
 
         self._check_open()
         with fetch_view(shown=progress) as show:
-            return self._portal.call_watched(lambda report: self._asynchronous.fetch(link, to, progress=report), show)
+            return self._portal.call_watched(
+                lambda report: self._asynchronous.fetch(link, to, wanted=wanted, first=first, progress=report), show
+            )
+
+    def files(self, link: Link | Path | str) -> tuple[FileEntry, ...]:
+        """The files of a content: paths and lengths."""
+        return self._call(self._asynchronous.files, link)
+
+    def open(self, link: Link | Path | str, path: str | None = None) -> io.BufferedReader:
+        """A file of a content that is read while it is being fetched: what is read next is fetched next.
+
+        Args:
+            link: What `fetch` takes.
+            path: Which of its files (see `files`); not needed where there is only one.
+
+        Returns:
+            A file for reading, open until it is closed; ``with hive.open(...) as file`` does that.
+        """
+        from hivemind_p2p.content_file import open_file
+
+        return open_file(self._call(self._asynchronous.open, link, path), self._portal)
 
     def contents(self) -> ContentList:
         """What this peer has fetched and what it shares."""

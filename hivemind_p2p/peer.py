@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.bt.exchange import Limits
+from hivemind_p2p.bt.exchange import Limits, OnMisbehaviour
 from hivemind_p2p.bt.rate_limit import TokenBucket
 from hivemind_p2p.bt.service import SwarmService
 from hivemind_p2p.config import Settings, keep_torch_files_in
@@ -120,8 +120,12 @@ class Peer:
 
 
 @asynccontextmanager
-async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
+async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | None = None) -> AsyncIterator[Peer]:
     """Runs a peer for the time of the block.
+
+    Args:
+        settings: What it is to do.
+        on_misbehaviour: Told of peers that did what is beyond doubt wrong, such as sending wrong bytes, and what.
 
     Raises:
         ConfigurationError: The settings name no bootstrap.
@@ -160,7 +164,14 @@ async def open_peer(settings: Settings) -> AsyncIterator[Peer]:
             storage=settings.storage,
             wait_for_room=settings.wait_for_room,
         )
-        content = SwarmService(network, directory, folder / "content", clock=time.time, limits=limits)
+        content = SwarmService(
+            network,
+            directory,
+            folder / "content",
+            clock=time.time,
+            limits=limits,
+            on_misbehaviour=on_misbehaviour,
+        )
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
         offers = OfferService(network, directory, _own_offer(settings, identity, network))

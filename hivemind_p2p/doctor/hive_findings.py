@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from hivemind_p2p.doctor.findings import Condition, Finding, Mark, Rule, always, find
+from hivemind_p2p.doctor.findings import Condition, Mark, Rule, always
 from hivemind_p2p.doctor.hive_facts import (
-    AccountFact,
-    BootstrapFact,
-    ClockFact,
-    DirectoryFact,
-    KeyFileFact,
     Login,
     Step,
 )
@@ -211,28 +206,3 @@ ACCOUNT: Final = (
     ),
     Rule(always, Mark.WELL, "The account {fact.username} is open: {fact.available}."),
 )
-
-
-def bootstrap(fact: BootstrapFact) -> Finding:
-    """The way to the bootstrap."""
-    return find("bootstrap", fact, BOOTSTRAP)
-
-
-def hive_key(fact: KeyFileFact) -> Finding:
-    """The key file of a private hive."""
-    return find("hive key", fact, HIVE_KEY)
-
-
-def clock(fact: ClockFact) -> Finding:
-    """This machine's clock."""
-    return find("clock", fact, CLOCK)
-
-
-def directory(fact: DirectoryFact) -> Finding:
-    """The directory."""
-    return find("directory", fact, DIRECTORY)
-
-
-def account(fact: AccountFact) -> Finding:
-    """The account."""
-    return find("account", fact, ACCOUNT)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from hivemind_p2p.doctor import hive_facts, hive_findings, machine_facts, machine_findings
-from hivemind_p2p.doctor.findings import Finding, Unmeasured, unmeasured
+from hivemind_p2p.doctor.findings import Finding, Table, Unmeasured, find, unmeasured
 
-_TABLES: Final[dict[type, Callable[[Any], Finding]]] = {
-    Unmeasured: unmeasured,
-    hive_facts.AccountFact: hive_findings.account,
-    hive_facts.BootstrapFact: hive_findings.bootstrap,
-    hive_facts.ClockFact: hive_findings.clock,
-    hive_facts.DirectoryFact: hive_findings.directory,
-    hive_facts.KeyFileFact: hive_findings.hive_key,
-    machine_facts.AddressesFact: machine_findings.addresses,
-    machine_facts.FolderFact: machine_findings.folder,
-    machine_facts.GpuFact: machine_findings.gpu,
-    machine_facts.MemoryFact: machine_findings.memory,
-    machine_facts.OpenFilesFact: machine_findings.open_files,
-    machine_facts.PortFact: machine_findings.port,
-    machine_facts.ReachabilityFact: machine_findings.reachability,
-    machine_facts.SandboxFact: machine_findings.sandbox,
-    machine_facts.TorchFact: machine_findings.torch,
-    machine_facts.VersionsFact: machine_findings.versions,
+_TABLES: Final[dict[type, tuple[str, Table]]] = {
+    hive_facts.AccountFact: ("account", hive_findings.ACCOUNT),
+    hive_facts.BootstrapFact: ("bootstrap", hive_findings.BOOTSTRAP),
+    hive_facts.ClockFact: ("clock", hive_findings.CLOCK),
+    hive_facts.DirectoryFact: ("directory", hive_findings.DIRECTORY),
+    hive_facts.KeyFileFact: ("hive key", hive_findings.HIVE_KEY),
+    machine_facts.AddressesFact: ("addresses", machine_findings.ADDRESSES),
+    machine_facts.FolderFact: ("folder", machine_findings.FOLDER),
+    machine_facts.GpuFact: ("gpu", machine_findings.GPU),
+    machine_facts.MemoryFact: ("memory", machine_findings.MEMORY),
+    machine_facts.OpenFilesFact: ("open files", machine_findings.OPEN_FILES),
+    machine_facts.PortFact: ("port", machine_findings.PORT),
+    machine_facts.ReachabilityFact: ("reachability", machine_findings.REACHABILITY),
+    machine_facts.SandboxFact: ("sandbox", machine_findings.SANDBOX),
+    machine_facts.TorchFact: ("torch", machine_findings.TORCH),
+    machine_facts.VersionsFact: ("versions", machine_findings.VERSIONS),
 }
 
 
 def judge(fact: object) -> Finding:
     """What a fact means."""
-    return _TABLES[type(fact)](fact)
+    if isinstance(fact, Unmeasured):
+        return unmeasured(fact)
+    check, table = _TABLES[type(fact)]
+    return find(check, fact, table)

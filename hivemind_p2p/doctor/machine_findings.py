@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from hivemind_p2p.doctor.findings import Condition, Finding, Mark, Rule, always, find
+from hivemind_p2p.doctor.findings import Condition, Mark, Rule, always
 from hivemind_p2p.doctor.machine_facts import (
-    AddressesFact,
-    FolderFact,
-    GpuFact,
-    MemoryFact,
-    OpenFilesFact,
     Port,
-    PortFact,
-    ReachabilityFact,
-    SandboxFact,
-    TorchFact,
-    VersionsFact,
 )
 
 ROOM_NEEDED: Final = 64 << 20
@@ -328,53 +318,3 @@ VERSIONS: Final = (
     ),
     Rule(always, Mark.WELL, "hivemind_p2p {fact.hivemind} on Python {fact.python}; its packages fit."),
 )
-
-
-def port(fact: PortFact) -> Finding:
-    """One address to listen at."""
-    return find("port", fact, PORT)
-
-
-def addresses(fact: AddressesFact) -> Finding:
-    """The machine's addresses."""
-    return find("addresses", fact, ADDRESSES)
-
-
-def reachability(fact: ReachabilityFact) -> Finding:
-    """Who can call this peer."""
-    return find("reachability", fact, REACHABILITY)
-
-
-def folder(fact: FolderFact) -> Finding:
-    """The data folder and its disk."""
-    return find("folder", fact, FOLDER)
-
-
-def memory(fact: MemoryFact) -> Finding:
-    """The machine's memory."""
-    return find("memory", fact, MEMORY)
-
-
-def open_files(fact: OpenFilesFact) -> Finding:
-    """The limit on open files."""
-    return find("open files", fact, OPEN_FILES)
-
-
-def sandbox(fact: SandboxFact) -> Finding:
-    """The walls around tasks."""
-    return find("sandbox", fact, SANDBOX)
-
-
-def torch(fact: TorchFact) -> Finding:
-    """What computes models."""
-    return find("torch", fact, TORCH)
-
-
-def gpu(fact: GpuFact) -> Finding:
-    """Graphics processors."""
-    return find("gpu", fact, GPU)
-
-
-def versions(fact: VersionsFact) -> Finding:
-    """The program and its packages."""
-    return find("versions", fact, VERSIONS)

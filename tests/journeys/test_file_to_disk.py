@@ -55,6 +55,36 @@ def test_share_and_fetch_between_processes(joined, folder, tmp_path):
         assert seed.end(signal.SIGTERM) == 0
 
 
+def test_a_notebook_reads_a_file_while_it_arrives(hive, joined, folder, tmp_path):
+    large = (folder / "large.bin").read_bytes()
+    with hm.connect(joined["HIVEMIND_P2P_BOOTSTRAP"]) as seed:
+        link = seed.share(folder)
+        assert [entry.path for entry in hive.files(link)] == ["deep/er/small.txt", "empty", "large.bin"]
+        with hive.open(link, "large.bin") as file:
+            file.seek(-17, os.SEEK_END)
+            assert file.read() == large[-17:]
+            file.seek(0)
+            assert file.read() == large
+        with hive.open(link, "empty") as file:
+            assert file.read() == b""
+        part = hive.fetch(link, tmp_path / "part", wanted={"large.bin": [hm.ByteRange(MIB, MIB + 1)]})
+        assert allocated(part / "large.bin") < MIB
+        assert contents(hive.fetch(link, first={"large.bin": [hm.ByteRange(MIB, MIB + 1)]})) == contents(folder)
+
+
+def test_limits_of_a_fetch_and_of_a_share(joined, folder, tmp_path):
+    env = environment(joined)
+    with Program(["-m", PEER, "share", str(folder), "--upload-limit", "50MB/s", "--json"], env) as seed:
+        link = seed.ready()["link"]
+        limits = ("--upload-limit", "1MB/s", "--download-limit", "50MB/s")
+        code, _, err = run(PEER, "fetch", link, "--to", str(tmp_path / "to"), *limits, "--json", env=joined)
+        assert (code, err) == (0, "")
+        assert contents(tmp_path / "to" / "data") == contents(folder)
+        code, _, err = run(PEER, "fetch", link, "--to", str(tmp_path), "--upload-limit", "fast", env=joined)
+        assert code == 1
+        assert "upload_limit" in err
+
+
 def test_a_torrent_file_stands_for_a_link(joined, folder, tmp_path):
     torrent = tmp_path / "data.torrent"
     with Program(["-m", PEER, "share", str(folder), "--torrent", str(torrent), "--json"], environment(joined)) as seed:

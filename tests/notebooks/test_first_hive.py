@@ -45,7 +45,7 @@ def test_the_notebook_runs(tmp_path, kernel_folder, processes_of_the_kernel):
     assert shown(cells["sample"]).startswith("class Node:")
     assert shown(cells["hosts"]).count("layers ") == 3
     assert "magnet:?xt=urn:btmh:" in shown(cells["share"])
-    assert "fetching: 100% 7.6 of 7.6 MiB from 1 source" in shown(cells["fetch"])
+    assert "fetching measurements.npy: 100% 7.6 of 7.6 MiB" in shown(cells["fetch"])
     assert "credits available, " in shown(cells["balance"])
     assert "welcome credits" in shown(cells["statement"])
     assert "closed" in shown(cells["close"], "text/html")
