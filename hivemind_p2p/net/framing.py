@@ -164,10 +164,7 @@ class FramedChannel:
         if length > MAX_PAYLOAD:
             raise ProtocolError(f"a payload of {length} bytes for {self.remote} is over {MAX_PAYLOAD}")
         start = PREFIX.pack(kind, len(header), length) + header
-        try:
-            self._send_lock.acquire_nowait()  # mostly free: to wait for it would cost a turn of all tasks
-        except trio.WouldBlock:
-            await self._send_lock.acquire()
+        await self._send_lock.acquire()
         try:
             if self._unwritable is not None:
                 raise self._closed(self._unwritable)
