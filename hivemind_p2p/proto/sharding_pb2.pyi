@@ -7,6 +7,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TOKENS: _ClassVar[Mode]
+    LOGITS: _ClassVar[Mode]
+    HIDDEN: _ClassVar[Mode]
+    EMBED: _ClassVar[Mode]
+TOKENS: Mode
+LOGITS: Mode
+HIDDEN: Mode
+EMBED: Mode
+
 class Models(_message.Message):
     __slots__ = ("models",)
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -14,18 +25,24 @@ class Models(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("link", "name", "layer_count", "stages_wanted", "architecture")
+    __slots__ = ("link", "name", "layer_count", "stages_wanted", "architecture", "layer_bytes", "embedding_bytes", "head_bytes")
     LINK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
     STAGES_WANTED_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    LAYER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     link: str
     name: str
     layer_count: int
     stages_wanted: int
     architecture: str
-    def __init__(self, link: _Optional[str] = ..., name: _Optional[str] = ..., layer_count: _Optional[int] = ..., stages_wanted: _Optional[int] = ..., architecture: _Optional[str] = ...) -> None: ...
+    layer_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    def __init__(self, link: _Optional[str] = ..., name: _Optional[str] = ..., layer_count: _Optional[int] = ..., stages_wanted: _Optional[int] = ..., architecture: _Optional[str] = ..., layer_bytes: _Optional[int] = ..., embedding_bytes: _Optional[int] = ..., head_bytes: _Optional[int] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "stop")
@@ -60,7 +77,7 @@ class Host(_message.Message):
     def __init__(self, link: _Optional[str] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("generation_id", "link", "span", "index", "stages", "previous_peer", "next_peer", "room", "sampling", "ends", "payment")
+    __slots__ = ("generation_id", "link", "span", "index", "stages", "previous_peer", "next_peer", "room", "sampling", "ends", "payment", "mode", "activations", "speculation")
     GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     SPAN_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +89,9 @@ class Open(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     ENDS_FIELD_NUMBER: _ClassVar[int]
     PAYMENT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
     generation_id: bytes
     link: str
     span: Span
@@ -83,27 +103,48 @@ class Open(_message.Message):
     sampling: Sampling
     ends: _containers.RepeatedScalarFieldContainer[int]
     payment: bytes
-    def __init__(self, generation_id: _Optional[bytes] = ..., link: _Optional[str] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., index: _Optional[int] = ..., stages: _Optional[int] = ..., previous_peer: _Optional[str] = ..., next_peer: _Optional[str] = ..., room: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., ends: _Optional[_Iterable[int]] = ..., payment: _Optional[bytes] = ...) -> None: ...
+    mode: Mode
+    activations: str
+    speculation: Speculation
+    def __init__(self, generation_id: _Optional[bytes] = ..., link: _Optional[str] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., index: _Optional[int] = ..., stages: _Optional[int] = ..., previous_peer: _Optional[str] = ..., next_peer: _Optional[str] = ..., room: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., ends: _Optional[_Iterable[int]] = ..., payment: _Optional[bytes] = ..., mode: _Optional[_Union[Mode, str]] = ..., activations: _Optional[str] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("temperature", "top_k", "top_p", "seed")
+    __slots__ = ("temperature", "top_k", "top_p", "seed", "min_p", "repetition_penalty", "log_probabilities")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_k: int
     top_p: float
     seed: int
-    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    min_p: float
+    repetition_penalty: float
+    log_probabilities: int
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., log_probabilities: _Optional[int] = ...) -> None: ...
+
+class Speculation(_message.Message):
+    __slots__ = ("most", "draft_model")
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    most: int
+    draft_model: str
+    def __init__(self, most: _Optional[int] = ..., draft_model: _Optional[str] = ...) -> None: ...
 
 class Feed(_message.Message):
-    __slots__ = ("tokens", "last")
+    __slots__ = ("tokens", "last", "position", "rows")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     last: bool
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., last: _Optional[bool] = ...) -> None: ...
+    position: int
+    rows: int
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., last: _Optional[bool] = ..., position: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ()
@@ -120,20 +161,22 @@ class Payment(_message.Message):
     def __init__(self, payment: _Optional[bytes] = ...) -> None: ...
 
 class FromStage(_message.Message):
-    __slots__ = ("hosting", "opened", "token", "pong", "lost", "receipt")
+    __slots__ = ("hosting", "opened", "token", "pong", "lost", "receipt", "rows")
     HOSTING_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     hosting: Hosting
     opened: Opened
     token: Token
     pong: Pong
     lost: Lost
     receipt: Receipt
-    def __init__(self, hosting: _Optional[_Union[Hosting, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+    rows: Rows
+    def __init__(self, hosting: _Optional[_Union[Hosting, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ...) -> None: ...
 
 class Hosting(_message.Message):
     __slots__ = ("state", "span", "done_bytes", "wanted_bytes")
@@ -160,26 +203,56 @@ class Hosting(_message.Message):
     def __init__(self, state: _Optional[_Union[Hosting.State, str]] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., done_bytes: _Optional[int] = ..., wanted_bytes: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("reusable",)
+    REUSABLE_FIELD_NUMBER: _ClassVar[int]
+    reusable: int
+    def __init__(self, reusable: _Optional[int] = ...) -> None: ...
+
+class Rows(_message.Message):
+    __slots__ = ("position", "count", "width")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    count: int
+    width: int
+    def __init__(self, position: _Optional[int] = ..., count: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("position", "token", "finished")
+    __slots__ = ("position", "token", "finished", "tokens", "log_probabilities", "likeliest", "drafted")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    LIKELIEST_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_FIELD_NUMBER: _ClassVar[int]
     position: int
     token: int
     finished: bool
-    def __init__(self, position: _Optional[int] = ..., token: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    log_probabilities: _containers.RepeatedScalarFieldContainer[float]
+    likeliest: _containers.RepeatedCompositeFieldContainer[Likeliest]
+    drafted: int
+    def __init__(self, position: _Optional[int] = ..., token: _Optional[int] = ..., finished: _Optional[bool] = ..., tokens: _Optional[_Iterable[int]] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., likeliest: _Optional[_Iterable[_Union[Likeliest, _Mapping]]] = ..., drafted: _Optional[int] = ...) -> None: ...
+
+class Likeliest(_message.Message):
+    __slots__ = ("tokens", "log_probabilities")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    log_probabilities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., log_probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Pong(_message.Message):
-    __slots__ = ("received", "done")
+    __slots__ = ("received", "done", "busy")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
     received: int
     done: int
-    def __init__(self, received: _Optional[int] = ..., done: _Optional[int] = ...) -> None: ...
+    busy: float
+    def __init__(self, received: _Optional[int] = ..., done: _Optional[int] = ..., busy: _Optional[float] = ...) -> None: ...
 
 class Lost(_message.Message):
     __slots__ = ("peer", "code", "message")
@@ -196,6 +269,34 @@ class Receipt(_message.Message):
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     receipt: bytes
     def __init__(self, receipt: _Optional[bytes] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[Entry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+
+class Entry(_message.Message):
+    __slots__ = ("generation_id", "index", "activations", "token", "taken", "payload")
+    GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    generation_id: bytes
+    index: int
+    activations: Activations
+    token: Token
+    taken: Taken
+    payload: int
+    def __init__(self, generation_id: _Optional[bytes] = ..., index: _Optional[int] = ..., activations: _Optional[_Union[Activations, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., payload: _Optional[int] = ...) -> None: ...
+
+class Taken(_message.Message):
+    __slots__ = ("position",)
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    def __init__(self, position: _Optional[int] = ...) -> None: ...
 
 class ToNext(_message.Message):
     __slots__ = ("attach", "activations", "token")
@@ -220,13 +321,17 @@ class Attached(_message.Message):
     def __init__(self) -> None: ...
 
 class Activations(_message.Message):
-    __slots__ = ("position", "tokens", "dtype", "last")
+    __slots__ = ("position", "tokens", "dtype", "last", "drafts", "rows")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     position: int
     tokens: int
     dtype: str
     last: bool
-    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[int] = ..., dtype: _Optional[str] = ..., last: _Optional[bool] = ...) -> None: ...
+    drafts: _containers.RepeatedScalarFieldContainer[int]
+    rows: int
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[int] = ..., dtype: _Optional[str] = ..., last: _Optional[bool] = ..., drafts: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ...) -> None: ...
