@@ -125,7 +125,7 @@ DECISIONS = {
         "taking",
         "wire",
     ),
-    "sharding": ("generation", "headers", "placement", "route", "sampling"),
+    "sharding": ("batching", "generation", "headers", "placement", "route", "sampling"),
     "tasks": ("admission", "elements", "matching", "reading", "registry", "spec", "values", "wire"),
     "credits": ("earner_book", "payer_book", "pricing", "receipts", "vouchers", "wire"),
     "doctor": (
