@@ -75,7 +75,15 @@ class Stage:
 
     @classmethod
     def load(
-        cls, folder: Path, checkpoint: Checkpoint, span: LayerSpan, *, dtype: str = "float32", threads: int = 1
+        cls,
+        folder: Path,
+        checkpoint: Checkpoint,
+        span: LayerSpan,
+        *,
+        dtype: str = "float32",
+        threads: int = 1,
+        quantise: str | None = None,
+        fast: bool = True,
     ) -> Stage:
         """Builds the span and reads its tensors, and no others, from the folder.
 
@@ -85,6 +93,8 @@ class Stage:
             span: Which layers.
             dtype: What to compute in: ``float32``, ``bfloat16`` or ``float16``.
             threads: torch threads a step may use.
+            quantise: ``int8`` for weights of one byte.
+            fast: Whether to rewrite the layers so that they run faster (`weights.optimise`); quantising needs it.
 
         Raises:
             UnsupportedModelError: The library does not know the architecture, or it cannot be cut.
@@ -102,7 +112,13 @@ class Stage:
             replaced = _cut(model, first=span.start == 0, last=last, hidden_size=config.hidden_size)
         if lacking := [name for name in missing if not any(part in name.split(".") for part in replaced)]:
             raise CheckpointError(f"layers {span} lack tensors: {', '.join(sorted(lacking)[:4])}")
-        return cls(model.eval(), config, span, last=last, dtype=dtype, threads=threads)
+        model.eval()
+        if fast or quantise:
+            from hivemind_p2p.sharding.weights import optimise
+
+            with _BUILDING:
+                optimise(model, dtype=dtype, quantise=quantise)
+        return cls(model, config, span, last=last, dtype=dtype, threads=threads)
 
     def new_cache(self) -> Any:
         """An empty key-value cache for one generation."""
@@ -110,17 +126,19 @@ class Stage:
 
         return DynamicCache(config=self._config)
 
-    def run(self, inputs: torch.Tensor, cache: Any) -> torch.Tensor:
+    def run(self, inputs: torch.Tensor, cache: Any, *, rows: int | None = None) -> torch.Tensor:
         """One step of one generation; the cache grows by the step's tokens.
 
         Args:
             inputs: Token ids of shape (tokens,), int64, for the first stage; for others hidden states of shape
                 (tokens, hidden_size).
             cache: From `new_cache`.
+            rows: From the last stage: of how many of the last tokens the logits are wanted; None for the last one's
+                alone, without the dimension of the rows.
 
         Returns:
-            Hidden states of shape (tokens, hidden_size); from the last stage the logits of the last token, of shape
-            (vocabulary,), float32.
+            Hidden states of shape (tokens, hidden_size); from the last stage logits of shape (rows, vocabulary),
+            float32.
         """
         import torch
 
@@ -128,12 +146,12 @@ class Stage:
             torch.set_num_threads(self._threads)
         given: dict[str, Any] = {"input_ids" if self.first else "inputs_embeds": inputs.unsqueeze(0)}
         if self.last:
-            given["logits_to_keep"] = 1
+            given["logits_to_keep"] = rows or 1
         with torch.inference_mode():
             result = self._model(**given, past_key_values=cache, use_cache=True)
         if self.last:
-            logits: torch.Tensor = result.logits[0, -1].float()
-            return logits
+            logits: torch.Tensor = result.logits[0].float()
+            return logits[-1] if rows is None else logits[len(logits) - rows :]
         hidden: torch.Tensor = result.last_hidden_state[0]
         return hidden
 
