@@ -1,116 +1,185 @@
-"""How fast does a model answer when it is spread over peers, beside the model library in one process?
+"""How fast does a model answer when it is spread over peers, beside other ways to run it?
 
-The same greedy generation, by token ids, over two and three stages and in one process with one thread: one stage
-works at a time, so one thread is what a hive has for one generation. The ids must be equal. Models: the tiny one of
-the notebooks, and, without --quick, a Llama of random weights that is large enough for its layers to take the time.
+Everything side by side in one run, one torch thread a process, greedy, prompt 64 and 64 new tokens: one process of
+the model library, plain `torch.distributed` over gloo, and our stages, each a peer in a process of its own with
+encrypted connections. The ids must be those of one process. Models: a Llama of random weights with 134 M parameters
+in float32; with --quick the tiny one of the notebooks. Rows with one generation are without drafts.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import random
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _harness import ROOT, Figures, Options, fresh_python, median, run
+from _harness import Figures, Options, median, run
+from _llama import PROMPT, TINY, one_process, random_llama
+from inference_gloo import gloo
 
-TINY = ROOT / "notebooks" / "models" / "tiny-python"
-PROMPT = list(range(300, 316))
+COUNT = 64
+JOINING = 8
+LONG_PROMPT = 1000
 
-ONE_PROCESS = """
-import json, sys, time
-import torch, transformers
-torch.set_num_threads(1)
-folder, prompt, count, rounds = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-class Watch(transformers.generation.streamers.BaseStreamer):
-    def put(self, ids): self.times.append(time.perf_counter())
-    def end(self): pass
-watch, found = Watch(), []
-options = dict(max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
-for _ in range(rounds + 1):
-    watch.times, started = [], time.perf_counter()
-    ids = model.generate(torch.tensor([prompt]), streamer=watch, **options)[0].tolist()
-    times = watch.times[1:]  # the first thing that is put is the prompt
-    found.append([times[0] - started, (len(times) - 1) / (times[-1] - times[0])])
-print(json.dumps({"ids": ids[len(prompt):], "rounds": found[1:]}))
-"""
+
+@dataclass(frozen=True)
+class Timed:
+    """One generation: its ids, and when each came."""
+
+    ids: list[int]
+    began: float
+    times: list[float]
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first token."""
+        return self.times[0] - self.began
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second after the first."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
 def measure(options: Options) -> Figures:
-    """Each model in one process, then over two and three stages."""
+    """All rows."""
     figures = Figures()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        models = {"tiny-python": TINY}
-        if not options.quick:
-            models["random Llama, 134 M parameters"] = _random_llama(Path(folder) / "llama")
-        for name, checkpoint in models.items():
-            _measure_model(figures, name, checkpoint, options)
+        checkpoint = TINY if options.quick else random_llama(Path(folder))
+        _side_by_side(figures, checkpoint, options)
+        _recovery(figures, checkpoint)
     return figures
 
 
-def _measure_model(figures: Figures, name: str, checkpoint: Path, options: Options) -> None:
-    count, rounds = options.pick(full=100, quick=60), options.pick(full=3, quick=2)
-    arguments = [str(checkpoint), json.dumps(PROMPT), str(count), str(rounds)]
-    alone = json.loads(fresh_python(ONE_PROCESS, *arguments))
-    first_alone, rate_alone = _medians(alone["rounds"])
-    figures.row(f"{name}, one process: first token", 1e3 * first_alone, "ms")
-    figures.row(f"{name}, one process", rate_alone, "tokens/s")
-    for stages in (2, 3):
-        ids, found = _over_stages(checkpoint, stages, count, rounds)
-        first, rate = _medians(found)
-        figures.row(f"{name}, {stages} stages: first token", 1e3 * first, "ms")
-        figures.row(f"{name}, {stages} stages", rate, "tokens/s")
-        figures.claim(f"{name}: tokens/s, one process : {stages} stages", rate_alone / rate, "times")
-        unequal = sum(ours != theirs for ours, theirs in zip(ids, alone["ids"], strict=True))
-        figures.claim(f"{name}: ids that differ, {stages} stages", float(unequal), "tokens", at_most=0)
+def _side_by_side(figures: Figures, checkpoint: Path, options: Options) -> None:
+    """Two stages, in turn with the others, so that a busy minute of the machine hits all of them."""
+    alone, plain_gloo, ours = [], {1: [], 2: []}, {1: [], 2: [], JOINING: []}  # type: ignore[var-annotated]
+    firsts, differing, long = [], 0, _long_prompt(options)
+    with _stages(checkpoint, 2) as (_, model):
+        _timed(model, PROMPT, 4)  # warms up
+        for number in range(options.pick(full=3, quick=1)):
+            reference = one_process(checkpoint, PROMPT, COUNT)
+            alone.append((reference["rate"], (COUNT / (reference["first"] + (COUNT - 1) / reference["rate"]))))
+            for in_flight, rates in plain_gloo.items():
+                rates.append(gloo(checkpoint, PROMPT, COUNT, in_flight)["rate"])
+            for many in (1, 2):
+                found = _together(model, [0.0] * many)
+                ours[many].append(_rate_together(found))
+                differing += sum(a != b for each in found for a, b in zip(each.ids, reference["ids"], strict=True))
+            starts = [0.0, *sorted(random.Random(number).uniform(0, 1) for _ in range(JOINING - 1))]
+            found = _together(model, starts)
+            ours[JOINING].append(_rate_with_prompts(found))
+            differing += sum(a != b for each in found for a, b in zip(each.ids, reference["ids"], strict=True))
+            firsts.append((_timed(model, long, 2).first, one_process(checkpoint, long, 2)["first"]))
+    _say(figures, alone, plain_gloo, ours)
+    figures.claim("ids that differ from one process", float(differing), "tokens", at_most=0)
+    ratio = median([mine / other for mine, other in firsts])
+    figures.row(f"first token, prompt of {len(long)}: 2 stages", 1e3 * median([mine for mine, _ in firsts]), "ms")
+    figures.row(f"first token, prompt of {len(long)}: one process", 1e3 * median([other for _, other in firsts]), "ms")
+    figures.claim(f"first token, prompt of {len(long)}: 2 stages : one process", ratio, "times", at_most=1.15)
 
 
-def _over_stages(checkpoint: Path, stages: int, count: int, rounds: int) -> tuple[list[int], list[tuple[float, float]]]:
-    """The ids, and of each round the seconds to the first token and the tokens a second after it."""
-    import hivemind_p2p as hm
+def _say(figures: Figures, alone: list[Any], plain_gloo: dict[int, list[float]], ours: dict[int, list[float]]) -> None:
+    rate, whole = median([found for found, _ in alone]), median([found for _, found in alone])
+    figures.row("one process", rate, "tokens/s")
+    for many, rates in plain_gloo.items():
+        figures.row(f"gloo, 2 processes, {many} in flight", median(rates), "tokens/s")
+        figures.claim(f"gloo, {many} in flight : one process", median(rates) / rate, "times")
+    for many, rates in ours.items():
+        figures.row(f"2 stages, {many} in flight", median(rates), "tokens/s")
+    figures.claim("2 stages, 1 generation : one process", median(ours[1]) / rate, "times", at_least=1.6)
+    figures.claim("2 stages, 1 generation : gloo", median(ours[1]) / median(plain_gloo[1]), "times")
+    figures.claim("2 stages, 2 in flight : one process", median(ours[2]) / rate, "times", at_least=1.55)
+    figures.claim(
+        f"2 stages, {JOINING} joining at random : one process, one after another, prompts included",
+        median(ours[JOINING]) / whole,
+        "times",
+        at_least=3.0,
+    )
 
-    found = []
-    with hm.local_hive(peers=stages) as hive:
-        model = hive.load_model(hive.publish_model(checkpoint, stages=stages), progress=False)
-        for _ in range(rounds + 1):
-            ids, times, started = [], [], time.perf_counter()
-            for token in model.generate(PROMPT, max_new_tokens=count, stream=True):
+
+def _recovery(figures: Figures, checkpoint: Path) -> None:
+    """SIGKILL of each peer that hosts one of two stages, with a spare peer: the longest pause, and the text."""
+    with _stages(checkpoint, 2, spare=1) as (hive, model):
+        whole = _timed(model, PROMPT, COUNT)
+        prefill = whole.first
+        for peer in hive.nodes.peers:
+            ids, times, began, killed = [], [], time.perf_counter(), False
+            for token in model.generate(PROMPT, max_new_tokens=COUNT, stream=True):
                 ids.append(_number(token))
                 times.append(time.perf_counter())
-            found.append((times[0] - started, (len(times) - 1) / (times[-1] - times[0])))
-    return ids, found[1:]  # the first round warms up
+                if len(ids) == COUNT // 4 and not killed:
+                    peer.kill()
+                    killed = True
+            pause = max(after - before for before, after in zip([began, *times], times, strict=False))
+            figures.row("longest pause with a peer killed", 1e3 * pause, "ms")
+            different = sum(a != b for a, b in zip(ids, whole.ids, strict=True))
+            figures.claim("ids that differ after a kill", float(different), "tokens", at_most=0)
+            if pause > 2 * max(b - a for a, b in zip(whole.times, whole.times[1:], strict=False)):
+                figures.claim("SIGKILL of a stage: pause less one prefill", pause - prefill, "s", at_most=2.0)
+                return  # it was a stage and not the spare one; the other stage is left with nobody to take its place
+    figures.row("recovery: no killed peer was noticed", "not measured")
+
+
+@contextmanager
+def _stages(checkpoint: Path, stages: int, spare: int = 0) -> Iterator[tuple[Any, Any]]:
+    import hivemind_p2p as hm
+
+    with hm.local_hive(peers=stages + spare) as hive:
+        yield hive, hive.load_model(hive.publish_model(checkpoint, stages=stages), progress=False)
+
+
+def _together(model: Any, starts: list[float]) -> list[Timed]:
+    """Generations that begin so many seconds after the first."""
+    found: list[Timed | None] = [None] * len(starts)
+    began = time.perf_counter()
+
+    def one(index: int) -> None:
+        time.sleep(max(0.0, began + starts[index] - time.perf_counter()))
+        found[index] = _timed(model, PROMPT, COUNT)
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(len(starts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    missing = sum(each is None for each in found)
+    if missing:
+        raise SystemExit(f"{missing} of {len(starts)} generations failed")
+    return [each for each in found if each is not None]
+
+
+def _rate_together(found: list[Timed]) -> float:
+    """Tokens a second of all, from when all have their first."""
+    start = max(each.times[0] for each in found)
+    return sum(t > start for each in found for t in each.times) / (max(each.times[-1] for each in found) - start)
+
+
+def _rate_with_prompts(found: list[Timed]) -> float:
+    """Tokens a second of all, prompts included, from the first one's start to the last one's end."""
+    took = max(each.times[-1] for each in found) - min(each.began for each in found)
+    return sum(len(each.ids) for each in found) / took
+
+
+def _timed(model: Any, prompt: list[int], count: int) -> Timed:
+    began, ids, times = time.perf_counter(), [], []
+    for token in model.generate(prompt, max_new_tokens=count, stream=True):
+        ids.append(_number(token))
+        times.append(time.perf_counter())
+    return Timed(ids, began, times)
+
+
+def _long_prompt(options: Options) -> list[int]:
+    return [300 + (7 * position) % 1500 for position in range(options.pick(full=LONG_PROMPT, quick=500))]
 
 
 def _number(token: Any) -> int:
     return int(token[0] if isinstance(token, (list, tuple)) else token)
-
-
-def _medians(rounds: list[Any]) -> tuple[float, float]:
-    return median([first for first, _ in rounds]), median([rate for _, rate in rounds])
-
-
-def _random_llama(folder: Path) -> Path:
-    """A checkpoint of random weights; float32, half a gigabyte."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        vocab_size=32_000,
-        max_position_embeddings=512,
-        eos_token_id=None,
-    )
-    transformers.LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):  # a checkpoint has one; ids are all that is used here
-        shutil.copy(TINY / name, folder)
-    return folder
 
 
 if __name__ == "__main__":

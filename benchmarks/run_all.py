@@ -28,6 +28,8 @@ SCRIPTS = (
     "swarm",
     "tasks",
     "inference",
+    "inference_gloo",
+    "model_formats",
     "simulate_dht",
     "simulate_swarm",
 )
