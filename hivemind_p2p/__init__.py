@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hivemind_p2p.job import Job, JobList
     from hivemind_p2p.local import local_hive
     from hivemind_p2p.model import Model
+    from hivemind_p2p.tasks.plugins import task_type
+    from hivemind_p2p.tasks.registry import TaskType
     from hivemind_p2p.types import ByteRange, LayerSpan, Link, Needs, PeerId, Prices
 
 __version__ = "0.1.0"
@@ -49,9 +51,11 @@ _HOMES = {
     "Needs": "types",
     "PeerId": "types",
     "Prices": "types",
+    "TaskType": "tasks.registry",
     "connect": "hive",
     "local_hive": "local",
     "open_hive": "async_hive",
+    "task_type": "tasks.plugins",
 }
 
 __all__ = [
@@ -67,11 +71,13 @@ __all__ = [
     "Needs",
     "PeerId",
     "Prices",
+    "TaskType",
     "__version__",
     "connect",
     "errors",
     "local_hive",
     "open_hive",
+    "task_type",
 ]
 
 

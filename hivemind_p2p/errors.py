@@ -40,6 +40,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     ├── TaskError
     │   ├── NotSerializableError      a function or its arguments cannot be packed
     │   ├── UnsafeValueError          a result is no safe value
+    │   ├── TaskTypeError             a task type has no proper name, or nothing that runs
     │   ├── UnknownTaskTypeError      a peer does not know the task type
     │   ├── TaskRefusedError          a peer will not or cannot run the task
     │   ├── NoPeerError               no offer fits what the task needs
@@ -277,6 +278,12 @@ class UnsafeValueError(TaskError):
     """A result is no safe value."""
 
     default_hint = "Return numbers, strings, bytes, lists, tuples, dicts, dataclasses, numpy arrays or torch tensors."
+
+
+class TaskTypeError(TaskError):
+    """A task type has no proper name, or nothing that runs."""
+
+    default_hint = "Write a name like word-count/1 over a function of the payload or a class with a method run."
 
 
 class UnknownTaskTypeError(TaskError):

@@ -126,7 +126,7 @@ DECISIONS = {
         "wire",
     ),
     "sharding": ("batching", "generation", "headers", "placement", "route", "sampling"),
-    "tasks": ("admission", "elements", "matching", "reading", "registry", "spec", "values", "wire"),
+    "tasks": ("admission", "elements", "matching", "plugins", "reading", "registry", "spec", "values", "wire"),
     "credits": ("earner_book", "payer_book", "pricing", "receipts", "vouchers", "wire"),
     "doctor": (
         "findings",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
+from hivemind_p2p import telemetry
 from hivemind_p2p.errors import UnknownTaskTypeError
+from hivemind_p2p.tasks import plugins
+
+_events = telemetry.source("tasks")
 
 
 class TaskType(Protocol):
@@ -19,15 +24,34 @@ class TaskType(Protocol):
 
 
 def task_types() -> tuple[TaskType, ...]:
-    """Every task type that this version knows."""
+    """Every task type that this peer can run: its own and those of installed packages."""
+    return _found()[0]
+
+
+def problems() -> tuple[plugins.Problem, ...]:
+    """The plug-ins that are installed and were left out, with the reason."""
+    return _found()[1]
+
+
+@cache
+def task_type_names() -> tuple[str, ...]:
+    """The names of the task types, as an offer lists them. Tells once of plug-ins that were left out."""
+    for problem in problems():
+        _events.warning("plugin_left_out", plugin=problem.plugin, reason=problem.reason)
+    return tuple(task_type.name for task_type in task_types())
+
+
+def forget() -> None:
+    """Looks for plug-ins again when next asked; what is installed rarely changes while a peer runs."""
+    _found.cache_clear()
+    task_type_names.cache_clear()
+
+
+@cache
+def _found() -> tuple[tuple[TaskType, ...], tuple[plugins.Problem, ...]]:
     from hivemind_p2p.tasks.library.function import FunctionTask
 
-    return (FunctionTask(),)
-
-
-def task_type_names() -> tuple[str, ...]:
-    """The names of the task types, as an offer lists them."""
-    return tuple(task_type.name for task_type in task_types())
+    return plugins.load((FunctionTask(),), plugins.installed())
 
 
 def task_type(name: str) -> TaskType:
