@@ -10,7 +10,8 @@ Goals: an initiator reaches the peer that it dialled or nobody. Whoever listens 
 believed that was not checked, and no more memory is taken than `LONGEST_MESSAGE`.
 
 Non-goals: keys other than Ed25519 (all peers of a hive have such), early data, and the choice of a muxer inside the
-handshake; what others send of it is skipped.
+handshake; what others send of it is skipped. One extension is used: two peers that both say so have AES-256-GCM
+afterwards (`packet_keys`). It is part of the encrypted payloads, so nobody on the way can see, add or remove it.
 
 A private hive has a secret that all its peers hold. There the handshake is `XXpsk0` under a protocol id of its own:
 the secret is mixed in before the first message, so a stranger cannot even say that one, and hears no answer. (`psk3`
@@ -39,7 +40,7 @@ from hivemind_p2p.identity import SEED_BYTES, Identity, peer_id_of
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net.noise_packets import LENGTH_BYTES
 from hivemind_p2p.net.noise_pattern import Pattern
-from hivemind_p2p.proto.noise_pb2 import NoiseHandshakePayload
+from hivemind_p2p.proto.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from hivemind_p2p.types import PeerId
 
 PROTOCOL: Final = "/noise"
@@ -75,15 +76,24 @@ def shared_key(secret: bytes) -> bytes:
 
 
 class StaticKey:
-    """A static Noise key, and the proof that it belongs to an identity. One serves all connections of a peer."""
+    """A static Noise key, and the proof that it belongs to an identity. One serves all connections of a peer.
 
-    def __init__(self, identity: Identity, private: X25519PrivateKey | None = None) -> None:
+    Args:
+        identity: Whose it is.
+        private: For test vectors; by default a new one.
+        aes: Whether it wants AES-256-GCM after the handshake, which it gets from peers that want it too.
+    """
+
+    def __init__(self, identity: Identity, private: X25519PrivateKey | None = None, *, aes: bool = False) -> None:
+        self.aes = aes
         self.private = private or X25519PrivateKey.generate()
         signature = Ed25519PrivateKey.from_private_bytes(identity.seed).sign(
             _SIGNED + self.private.public_key().public_bytes_raw()
         )
         self.proof: bytes = NoiseHandshakePayload(
-            identity_key=_KEY_PREFIX + identity.public_key, identity_sig=signature
+            identity_key=_KEY_PREFIX + identity.public_key,
+            identity_sig=signature,
+            extensions=NoiseExtensions(aes_packets=True) if self.aes else None,
         ).SerializeToString()
 
 
@@ -96,12 +106,14 @@ class Agreed:
         sending: The key of what this side sends.
         receiving: The key of what the other side sends.
         rest: What the other side has sent behind the handshake.
+        aes: Whether packets are encrypted with AES-256-GCM from now on.
     """
 
     remote: PeerId
     sending: bytes
     receiving: bytes
     rest: bytes
+    aes: bool = False
 
 
 class Handshake:
@@ -170,17 +182,18 @@ class Handshake:
         payload = self._pattern.read(message)
         if self._expected is None and not self._pattern.remote_known:
             return _packet(self._pattern.write(self._static.proof))  # the first message's payload means nothing
-        remote = self._authenticated(payload)
+        remote, wants_aes = self._authenticated(payload)
         answer = b""
         if self._expected is not None:
             answer = _packet(self._pattern.write(self._static.proof))
         sending, receiving = self._pattern.keys()
-        self.agreed = Agreed(remote, sending, receiving, bytes(self._unread))
+        aes = wants_aes and self._static.aes
+        self.agreed = Agreed(remote, sending, receiving, bytes(self._unread), aes)
         self._unread.clear()
         return answer
 
-    def _authenticated(self, payload: bytes) -> PeerId:
-        """Who has signed the static key that this handshake was made with."""
+    def _authenticated(self, payload: bytes) -> tuple[PeerId, bool]:
+        """Who has signed the static key that this handshake was made with, and whether it wants AES-256-GCM."""
         try:
             proof = NoiseHandshakePayload.FromString(payload)
         except DecodeError as error:
@@ -195,7 +208,7 @@ class Handshake:
             raise HandshakeError(f"the other side claims to be {remote} and could not prove it") from error
         if self._expected not in (None, remote):
             raise HandshakeError(f"peer {remote} answered where {self._expected} was expected", found=remote)
-        return remote
+        return remote, proof.extensions.aes_packets
 
 
 def _packet(message: bytes) -> bytes:

@@ -58,8 +58,8 @@ class SecureConnection(ISecureConn):  # type: ignore[misc]
         self._wire = wire
         self._key_pair = key_pair
         self._rooms = rooms
-        self._encryptor = Encryptor(agreed.sending)
-        self._decryptor = Decryptor(agreed.receiving)
+        self._encryptor = Encryptor(agreed.sending, aes=agreed.aes)
+        self._decryptor = Decryptor(agreed.receiving, aes=agreed.aes)
         self._undecrypted = agreed.rest
         self._left: deque[memoryview] = deque()
         self._unread = memoryview(b"")

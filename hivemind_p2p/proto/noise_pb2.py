@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehivemind_p2p/proto/noise.proto\x12\x08hivemind\"C\n\x15NoiseHandshakePayload\x12\x14\n\x0cidentity_key\x18\x01 \x01(\x0c\x12\x14\n\x0cidentity_sig\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehivemind_p2p/proto/noise.proto\x12\x08hivemind\"r\n\x15NoiseHandshakePayload\x12\x14\n\x0cidentity_key\x18\x01 \x01(\x0c\x12\x14\n\x0cidentity_sig\x18\x02 \x01(\x0c\x12-\n\nextensions\x18\x04 \x01(\x0b\x32\x19.hivemind.NoiseExtensions\"\'\n\x0fNoiseExtensions\x12\x14\n\x0b\x61\x65s_packets\x18\xd2\x0c \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hivemind_p2p.proto.noise_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_start=44
-  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=111
+  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=158
+  _globals['_NOISEEXTENSIONS']._serialized_start=160
+  _globals['_NOISEEXTENSIONS']._serialized_end=199
 # @@protoc_insertion_point(module_scope)

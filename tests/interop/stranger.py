@@ -54,8 +54,8 @@ class Stranger:
             answer = handshake.receive(await self.receive())
             if answer:
                 await self.stream.send_all(answer)
-        self._encryptor = Encryptor(handshake.agreed.sending)
-        self._decryptor = Decryptor(handshake.agreed.receiving)
+        self._encryptor = Encryptor(handshake.agreed.sending, aes=handshake.agreed.aes)
+        self._decryptor = Decryptor(handshake.agreed.receiving, aes=handshake.agreed.aes)
 
     async def carry_streams(self) -> None:
         """Everything until Yamux frames may follow."""

@@ -26,16 +26,16 @@ PATIENCE = 20
 Stock = object()
 
 
-def host_of(identity, secret=None):
+def host_of(identity, secret=None, aes=None):
     if secret is Stock:
         return new_host(key_pair=create_new_key_pair(identity.seed))
-    transport = NoiseTransport(identity, secret)
+    transport = NoiseTransport(identity, secret, aes=aes)
     return new_host(key_pair=transport.key_pair, sec_opt={TProtocol(transport.protocol): transport})
 
 
 @asynccontextmanager
-async def two_hosts(alices, bobs):
-    alice, bob = host_of(ALICE, alices), host_of(BOB, bobs)
+async def two_hosts(alices, bobs, *, aes=(None, None)):
+    alice, bob = host_of(ALICE, alices, aes[0]), host_of(BOB, bobs, aes[1])
 
     async def echo(stream):
         received = 0
@@ -63,8 +63,9 @@ async def dial(alice, bob):
     [(None, Stock, PROTOCOL), (Stock, None, PROTOCOL), (None, None, PROTOCOL), (SECRET, SECRET, PRIVATE_PROTOCOL)],
     ids=["we dial stock", "stock dials us", "ours", "private"],
 )
-async def test_an_echo(alices, bobs, protocol):
-    async with two_hosts(alices, bobs) as (alice, bob):
+@pytest.mark.parametrize("aes", [(True, True), (True, False), (False, True)], ids=["aes", "one side", "other side"])
+async def test_an_echo(alices, bobs, protocol, aes):
+    async with two_hosts(alices, bobs, aes=aes) as (alice, bob):
         connection = await dial(alice, bob)
         assert connection.muxed_conn.negotiated_security_protocol == protocol
         stream = await alice.new_stream(bob.get_id(), [ECHO])

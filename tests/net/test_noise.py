@@ -114,6 +114,25 @@ def test_messages_are_as_short_as_the_protocol_allows():
     assert len(alice.receive(second)) == 2 + (32 + 16) + (proof + 16)
 
 
+# -- the cipher of what follows ----------------------------------------------------------------------------------------
+
+
+@both_kinds
+@pytest.mark.parametrize(("alices", "bobs"), [(True, True), (True, False), (False, True), (False, False)])
+def test_packets_are_aes_only_where_both_want_it(key, alices, bobs):
+    alice = Handshake(StaticKey(ALICE, aes=alices), expected=BOB.peer_id, key=key)
+    bob = Handshake(StaticKey(BOB, aes=bobs), key=key)
+    shake(alice, bob)
+    assert alice.agreed.aes is bob.agreed.aes is (alices and bobs)
+    assert alice.agreed.sending == bob.agreed.receiving
+
+
+def test_who_does_not_want_aes_says_nothing_of_it():
+    plain, more = (NoiseHandshakePayload.FromString(StaticKey(ALICE, aes=aes).proof) for aes in (False, True))
+    assert not plain.HasField("extensions")
+    assert more.extensions.aes_packets
+
+
 # -- another implementation, byte for byte -----------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hivemind_p2p.errors import ProtocolError
 from hivemind_p2p.net.noise_packets import (
-    LAST_NONCE,
     LONGEST_PACKET,
     MOST_PLAINTEXT,
     ROOM_BYTES,
@@ -18,15 +17,16 @@ from hivemind_p2p.net.noise_packets import (
     Decryptor,
     Encryptor,
 )
+from hivemind_p2p.net.packet_keys import LAST_NONCE
 
 KEY = bytes(range(32))
 FUZZ_INPUTS = 8000
 SIZES = [0, 1, 12, 1000, WORTH_JOINING, WORTH_JOINING + 1, MOST_PLAINTEXT - 1, MOST_PLAINTEXT, MOST_PLAINTEXT + 1]
 
 
-def wire(parts, *, nonce=0, room=ROOM_BYTES):
+def wire(parts, *, nonce=0, room=ROOM_BYTES, aes=False):
     """What `parts` look like on the way."""
-    filled = Encryptor(KEY, nonce).encrypt(parts, memoryview(bytearray(room)))
+    filled = Encryptor(KEY, nonce, aes=aes).encrypt(parts, memoryview(bytearray(room)))
     return b"".join(bytes(packets) for packets in filled)
 
 
@@ -65,11 +65,12 @@ def test_nothing_is_sent_for_nothing():
 @given(
     sizes=st.lists(st.sampled_from(SIZES) | st.integers(0, 3000), max_size=8),
     chunks=st.lists(st.sampled_from([1, 2, 3, 17, 65537, 262144]) | st.integers(1, 100_000), min_size=1, max_size=6),
+    aes=st.booleans(),
 )
-def test_parts_and_chunks_do_not_matter(sizes, chunks):
+def test_parts_and_chunks_do_not_matter(sizes, chunks, aes):
     parts = [content(size) for size in sizes]
-    data = memoryview(wire(parts))
-    decryptor, plaintext, turn = Decryptor(KEY), bytearray(), 0
+    data = memoryview(wire(parts, aes=aes))
+    decryptor, plaintext, turn = Decryptor(KEY, aes=aes), bytearray(), 0
     small = sum(chunks) < 100  # a chunk of one byte after another would take too long over all of it
     while data:
         size = len(data) if small and turn > 300 else chunks[turn % len(chunks)]
