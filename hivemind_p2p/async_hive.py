@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from hivemind_p2p import config, telemetry
-from hivemind_p2p.errors import AccountRequiredError, ConfigurationError, HivemindError, NetworkError
+from hivemind_p2p.errors import (
+    AccountRequiredError,
+    ConfigurationError,
+    HivemindError,
+    NetworkError,
+    NotSerializableError,
+)
 from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _events = telemetry.source("hive")
+
+FUNCTION = "function/1"
+"""The task type of Python functions."""
 
 MAX_COST = Credits(1_000_000)
 """One credit: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
@@ -56,18 +65,23 @@ class AsyncHive:
         """Starts ``function(item)`` for each item; the jobs are in the order of the items."""
         return JobList(self.submit(function, item, needs=needs) for item in items)
 
-    def start_packed(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
-        """Starts a function that is packed already; called on the trio thread."""
+    def run_type(self, task_type: str, payload: bytes, *, needs: Needs | None = None) -> Job[Any]:
+        """Has a payload run by the task type of this name; await the job for its result. See `Hive.run_type`."""
+        job = typed_job(task_type, payload)
+        self.start_packed(job, payload, needs or Needs(), task_type)
+        return job
+
+    def start_packed(self, job: Job[Any], payload: bytes, needs: Needs, task_type: str = FUNCTION) -> None:
+        """Starts work that is packed already; called on the trio thread."""
         if self._closed:
             job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
             return
-        self._nursery.start_soon(self._run, job, payload, needs)
+        self._nursery.start_soon(self._run, job, payload, needs, task_type)
 
-    async def _run(self, job: Job[Any], payload: bytes, needs: Needs) -> None:
-        from hivemind_p2p.tasks.library.function import NAME
+    async def _run(self, job: Job[Any], payload: bytes, needs: Needs, task_type: str) -> None:
         from hivemind_p2p.tasks.spec import TaskSpec
 
-        spec = TaskSpec(task_id=job.id, task_type=NAME, payload=payload, needs=needs, max_cost=MAX_COST)
+        spec = TaskSpec(task_id=job.id, task_type=task_type, payload=payload, needs=needs, max_cost=MAX_COST)
         try:
             with trio.CancelScope() as scope:
                 job.when_cancelled(lambda: self.from_anywhere(scope.cancel))
@@ -267,3 +281,22 @@ def new_job(function: Callable[..., Any]) -> Job[Any]:
     from hivemind_p2p.notebook.tracebacks import source_file
 
     return Job(uuid.uuid4().hex, getattr(function, "__qualname__", type(function).__name__), source_file(function))
+
+
+def typed_job(task_type: str, payload: bytes) -> Job[Any]:
+    """A job with an id of its own, named after its task type.
+
+    Raises:
+        TaskTypeError: That cannot be the name of a task type.
+        NotSerializableError: The payload is larger than a task can be.
+    """
+    from hivemind_p2p.tasks.plugins import check_name
+    from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
+
+    check_name(task_type)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise NotSerializableError(
+            f"cannot send the payload: it has {len(payload):,} bytes, and a task {MAX_PAYLOAD_BYTES:,}",
+            hint="Split the data into smaller tasks.",
+        )
+    return Job(uuid.uuid4().hex, task_type)

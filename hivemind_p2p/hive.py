@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import trio
 
 from hivemind_p2p import config, portal
-from hivemind_p2p.async_hive import AsyncHive, new_job
+from hivemind_p2p.async_hive import AsyncHive, new_job, typed_job
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import Model
@@ -123,6 +123,36 @@ class Hive:
 
             watch_jobs(jobs)
         return jobs
+
+    def run_type(self, task_type: str, payload: bytes, *, needs: Needs | None = None) -> Job[Any]:
+        """Has a payload run by the task type of this name, on a peer that has it installed.
+
+        Raises:
+            TaskTypeError: That cannot be the name of a task type.
+            NotSerializableError: The payload is larger than a task can be.
+        """
+        self._check_open()
+        job = typed_job(task_type, payload)
+        started = needs or Needs()
+        self._asynchronous.from_anywhere(lambda: self._asynchronous.start_packed(job, payload, started, task_type))
+        return job
+
+    def command(
+        self, arguments: Sequence[str], given: bytes = b"", *, needs: Needs | None = None
+    ) -> Job[dict[str, Any]]:
+        """Runs a program that peers have, without a shell; the result has status, output, errors and cut.
+
+        Args:
+            arguments: The program and its arguments, for example ``["sort", "-n"]``.
+            given: What it reads from its standard input.
+            needs: What it needs of the machine.
+
+        Raises:
+            NotSerializableError: That is no command, or it is larger than a task can be.
+        """
+        from hivemind_p2p.tasks.library.command import NAME, pack
+
+        return self.run_type(NAME, pack(arguments, given), needs=needs)
 
     def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
         """Shares a file or folder from where it lies, for as long as this hive is open.

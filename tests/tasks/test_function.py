@@ -94,7 +94,7 @@ def test_the_culprit_is_named():
 
 def test_task_types_are_found_by_name():
     assert registry.task_type(NAME).name == NAME
-    assert registry.task_type_names() == (NAME,)
+    assert NAME in registry.task_type_names()
     with pytest.raises(UnknownTaskTypeError, match="'nonsense/1'"):
         registry.task_type("nonsense/1")
 

@@ -369,3 +369,22 @@ def test_no_orphan_is_left_when_the_peer_is_killed(tmp_path, kind):
         peer.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+async def test_a_command_runs_behind_the_same_wall(walled):
+    from hivemind_p2p.tasks.library import command
+
+    payload = command.pack(["cat", HOME_FILE])
+    outcome = await walled.run(Work("t", PeerId("alice"), command.NAME, payload, Needs(memory="256MiB", seconds=20.0)))
+    assert outcome.error_code == ""
+    ended = decode(outcome.payload)
+    assert (ended["status"], ended["output"]) == (1, b"")
+
+
+async def test_a_command_ends_with_its_time(executor):
+    from hivemind_p2p.tasks.library import command
+
+    payload = command.pack(["sleep", "1000"])
+    outcome = await executor.run(Work("t", PeerId("alice"), command.NAME, payload, Needs(memory="256MiB", seconds=0.5)))
+    assert outcome.error_code == "task_timeout"
+    assert "sleep" not in [child.name() for child in psutil.Process().children(recursive=True)]
