@@ -125,7 +125,7 @@ DECISIONS = {
         "taking",
         "wire",
     ),
-    "sharding": ("batching", "generation", "headers", "placement", "route", "sampling"),
+    "sharding": ("batching", "generation", "headers", "intake", "placement", "route", "sampling", "watch"),
     "tasks": ("admission", "elements", "matching", "plugins", "reading", "registry", "spec", "values", "wire"),
     "credits": ("earner_book", "payer_book", "pricing", "receipts", "vouchers", "wire"),
     "doctor": (

@@ -77,7 +77,7 @@ class Host(_message.Message):
     def __init__(self, link: _Optional[str] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("generation_id", "link", "span", "index", "stages", "previous_peer", "next_peer", "room", "sampling", "ends", "payment", "mode", "activations", "speculation")
+    __slots__ = ("generation_id", "link", "span", "index", "stages", "previous_peer", "next_peer", "room", "sampling", "ends", "payment", "mode", "activations", "speculation", "budget")
     GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     SPAN_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class Open(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     generation_id: bytes
     link: str
     span: Span
@@ -106,7 +107,8 @@ class Open(_message.Message):
     mode: Mode
     activations: str
     speculation: Speculation
-    def __init__(self, generation_id: _Optional[bytes] = ..., link: _Optional[str] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., index: _Optional[int] = ..., stages: _Optional[int] = ..., previous_peer: _Optional[str] = ..., next_peer: _Optional[str] = ..., room: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., ends: _Optional[_Iterable[int]] = ..., payment: _Optional[bytes] = ..., mode: _Optional[_Union[Mode, str]] = ..., activations: _Optional[str] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ...) -> None: ...
+    budget: int
+    def __init__(self, generation_id: _Optional[bytes] = ..., link: _Optional[str] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., index: _Optional[int] = ..., stages: _Optional[int] = ..., previous_peer: _Optional[str] = ..., next_peer: _Optional[str] = ..., room: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., ends: _Optional[_Iterable[int]] = ..., payment: _Optional[bytes] = ..., mode: _Optional[_Union[Mode, str]] = ..., activations: _Optional[str] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., budget: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "seed", "min_p", "repetition_penalty", "log_probabilities")
@@ -219,22 +221,20 @@ class Rows(_message.Message):
     def __init__(self, position: _Optional[int] = ..., count: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("position", "token", "finished", "tokens", "log_probabilities", "likeliest", "drafted")
+    __slots__ = ("position", "tokens", "finished", "log_probabilities", "likeliest", "drafted")
     POSITION_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
-    FINISHED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     LIKELIEST_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     position: int
-    token: int
-    finished: bool
     tokens: _containers.RepeatedScalarFieldContainer[int]
+    finished: bool
     log_probabilities: _containers.RepeatedScalarFieldContainer[float]
     likeliest: _containers.RepeatedCompositeFieldContainer[Likeliest]
     drafted: int
-    def __init__(self, position: _Optional[int] = ..., token: _Optional[int] = ..., finished: _Optional[bool] = ..., tokens: _Optional[_Iterable[int]] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., likeliest: _Optional[_Iterable[_Union[Likeliest, _Mapping]]] = ..., drafted: _Optional[int] = ...) -> None: ...
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finished: _Optional[bool] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., likeliest: _Optional[_Iterable[_Union[Likeliest, _Mapping]]] = ..., drafted: _Optional[int] = ...) -> None: ...
 
 class Likeliest(_message.Message):
     __slots__ = ("tokens", "log_probabilities")
@@ -293,32 +293,10 @@ class Entry(_message.Message):
     def __init__(self, generation_id: _Optional[bytes] = ..., index: _Optional[int] = ..., activations: _Optional[_Union[Activations, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ..., payload: _Optional[int] = ...) -> None: ...
 
 class Taken(_message.Message):
-    __slots__ = ("position",)
-    POSITION_FIELD_NUMBER: _ClassVar[int]
-    position: int
-    def __init__(self, position: _Optional[int] = ...) -> None: ...
-
-class ToNext(_message.Message):
-    __slots__ = ("attach", "activations", "token")
-    ATTACH_FIELD_NUMBER: _ClassVar[int]
-    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
-    attach: Attach
-    activations: Activations
-    token: Token
-    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., activations: _Optional[_Union[Activations, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ...) -> None: ...
-
-class Attach(_message.Message):
-    __slots__ = ("generation_id", "index")
-    GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
-    INDEX_FIELD_NUMBER: _ClassVar[int]
-    generation_id: bytes
-    index: int
-    def __init__(self, generation_id: _Optional[bytes] = ..., index: _Optional[int] = ...) -> None: ...
-
-class Attached(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    def __init__(self, rows: _Optional[int] = ...) -> None: ...
 
 class Activations(_message.Message):
     __slots__ = ("position", "tokens", "dtype", "last", "drafts", "rows")

@@ -31,9 +31,9 @@ class TakeRoute:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Give these tokens to the first stage of the current route."""
+    """Let the current route go on from the text so far, of so many tokens."""
 
-    tokens: tuple[int, ...]
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,16 @@ class GenerationState:
         return len(self.prompt) + self.max_new_tokens
 
     @property
+    def attempt(self) -> int:
+        """Which route is taken now."""
+        return self._attempt
+
+    @property
+    def text(self) -> list[int]:
+        """Prompt and new tokens."""
+        return [*self.prompt, *self.written]
+
+    @property
     def position(self) -> int:
         """Where the next token stands."""
         return len(self.prompt) + len(self.written)
@@ -104,20 +114,26 @@ class GenerationState:
         """All stages of the route of this attempt are ready."""
         if attempt != self._attempt or self._over:
             return []
-        return [Feed((*self.prompt, *self.written))]
+        return [Feed(self.position)]
 
-    def token(self, attempt: int, source: PeerId, position: int, token: int, now: float) -> list[Action]:
-        """The last stage, `source`, sent a token. Those of a route that was given up are passed over."""
+    def tokens(self, attempt: int, source: PeerId, position: int, tokens: Sequence[int], now: float) -> list[Action]:
+        """The last stage, `source`, sent tokens. Those of a route that was given up are passed over."""
         if attempt != self._attempt or self._over:
             return []
         if position != self.position:
             error = GenerationError(f"peer {source} sent the token at {position} where {self.position} was due")
             return self.lost(attempt, [source], error, now)
-        self.written.append(token)
-        if token in self.ends or len(self.written) == self.max_new_tokens:
-            self._over = True
-            return [Emit(token), Finish()]
-        return [Emit(token)]
+        if not tokens:
+            error = GenerationError(f"peer {source} sent no tokens at {position}")
+            return self.lost(attempt, [source], error, now)
+        actions: list[Action] = []
+        for token in tokens:
+            self.written.append(token)
+            actions.append(Emit(token))
+            if token in self.ends or len(self.written) == self.max_new_tokens:
+                self._over = True
+                return [*actions, Finish()]
+        return actions
 
     def lost(self, attempt: int, peers: Collection[PeerId], error: HivemindError, now: float) -> list[Action]:
         """The route of this attempt failed; `peers` are to blame."""
@@ -133,26 +149,3 @@ class GenerationState:
     def _take_route(self, now: float) -> TakeRoute:
         self._attempt += 1
         return TakeRoute(self._attempt, self.avoid(now))
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What one stage said of itself: steps that reached it and that it passed on; None where it did not answer."""
-
-    peer: PeerId
-    received: int | None
-    done: int | None
-
-
-def blame(stages: Sequence[Health]) -> frozenset[PeerId]:
-    """Who holds a route up from which nothing has come for a while; nobody if a stage is at work.
-
-    A stage that does not answer is lost. If all answer and one has received more than it has done, it is computing
-    (a long prompt on a slow machine). Otherwise a step got lost between two: the one that should have received it.
-    """
-    if silent := [stage.peer for stage in stages if stage.received is None or stage.done is None]:
-        return frozenset(silent)
-    if any((stage.received or 0) > (stage.done or 0) for stage in stages):
-        return frozenset()
-    fewest = min(stages, key=lambda stage: stage.received or 0)
-    return frozenset([fewest.peer])

@@ -8,67 +8,89 @@ from dataclasses import dataclass
 import trio
 
 from hivemind_p2p import defaults, errors
-from hivemind_p2p.errors import HivemindError, ProtocolError, StreamClosedError
+from hivemind_p2p.errors import HivemindError, NetworkError, ProtocolError, StreamClosedError
 from hivemind_p2p.interfaces import Channel, Payer
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import wire
-from hivemind_p2p.sharding.generation import Health
+from hivemind_p2p.sharding import requests, wire
+from hivemind_p2p.sharding.intake import PREFILL_CHUNK
 from hivemind_p2p.sharding.route import Hop
+from hivemind_p2p.sharding.watch import Health
 from hivemind_p2p.types import Credits, PeerId
 
 CLOSE_DEADLINE = 1.0
 """Seconds to say goodbye."""
 
-PING_DEADLINE = 2.0
-"""Seconds that a silent stage has to answer before it is called lost."""
+PING_DEADLINE = 1.0
+"""Seconds in which a stage has to take a question; whether it answers is `watch.RouteWatch`'s business."""
+
+MOST_ROWS_BYTES = 64 * 2**20
+"""Bytes of one message with rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came from a stage: a token, or the reason why its route is lost and who is to blame."""
+    """What came from a stage: tokens, rows, how it is, or why its route is lost and who is to blame."""
 
     attempt: int
+    index: int
     peer: PeerId
     token: pb.Token | None = None
+    rows: tuple[pb.Rows, memoryview] | None = None
+    health: Health | None = None
     blamed: PeerId | None = None
     error: HivemindError | None = None
 
 
 class Leg:
-    """The conversation with one stage of a route."""
+    """The conversation with one stage of a route.
+
+    Attributes:
+        reusable: Tokens at the text's beginning that the stage has in a cache already.
+        lost: Whether the stage is gone.
+    """
 
     def __init__(
-        self, hop: Hop, channel: Channel, request: wire.OpenRequest, payer: Payer | None, limit: Credits
+        self, hop: Hop, channel: Channel, request: requests.OpenRequest, payer: Payer | None, limit: Credits
     ) -> None:
         self.hop = hop
         self.channel = channel
+        self.reusable = 0
+        self.lost = False
         self._request = request
         self._payer = payer
         self._limit = limit
         self._settled = payer is None
-        self._answers, self._answered = trio.open_memory_channel[pb.FromStage](8)
-        self.lost = False
+        self._receipts, self._receipted = trio.open_memory_channel[pb.FromStage](8)
         self._listening = trio.CancelScope(shield=True)
 
     async def open(self) -> None:
         """Opens the generation on the stage."""
-        await wire.send(self.channel, wire.encode_open(self._request), defaults.REQUEST_DEADLINE)
+        message, text = requests.encode_open(self._request)
+        try:
+            with trio.fail_after(defaults.REQUEST_DEADLINE):
+                await self.channel.send(message, text)
+        except trio.TooSlowError as error:
+            raise errors.DeadlineExceededError(f"peer {self.hop.peer} did not take a prompt in time") from error
         answer = await wire.receive(self.channel, pb.FromStage, defaults.REQUEST_DEADLINE, "open a generation")
         if answer.WhichOneof("kind") != "opened":
             raise ProtocolError(f"peer {self.hop.peer} answered an Open with something else")
+        self.reusable = min(answer.opened.reusable, len(self._request.text))
 
     async def listen(self, attempt: int, events: trio.MemorySendChannel[Heard]) -> None:
         """Hands on what the stage says, until `close` or until the stage ends the conversation."""
         # Shielded: when the reader leaves, the receipts that end the generation still have to be heard.
+        most = MOST_ROWS_BYTES if self._request.last and self._request.mode != pb.TOKENS else 0
         with self._listening:
             try:
                 while True:
-                    message, _ = await self.channel.receive(pb.FromStage)
-                    self._sort(message, attempt, events)
+                    message, payload = await self.channel.receive(pb.FromStage, max_payload=most)
+                    self._sort(message, payload, attempt, events)
             except HivemindError as error:
                 self.lost = True
-                self._answers.close()
-                events.send_nowait(Heard(attempt, self.hop.peer, blamed=self.hop.peer, error=error))
+                self._receipts.close()
+                self._hear(
+                    events, Heard(attempt, self._request.index, self.hop.peer, blamed=self.hop.peer, error=error)
+                )
 
     async def close(self) -> None:
         """Ends the conversation, and the listening; what was set aside for it and not paid is free again."""
@@ -79,35 +101,46 @@ class Leg:
         with trio.CancelScope(deadline=trio.current_time() + CLOSE_DEADLINE, shield=True):
             await self.channel.aclose()
 
-    def _sort(self, message: pb.FromStage, attempt: int, events: trio.MemorySendChannel[Heard]) -> None:
+    def _sort(
+        self, message: pb.FromStage, payload: memoryview, attempt: int, events: trio.MemorySendChannel[Heard]
+    ) -> None:
         kind = message.WhichOneof("kind")
-        peer = self.hop.peer
+        peer, index = self.hop.peer, self._request.index
         if kind == "token" and self._request.last:
-            events.send_nowait(Heard(attempt, peer, token=message.token))
+            self._hear(events, Heard(attempt, index, peer, token=message.token))
+        elif kind == "rows" and self._request.last:
+            self._hear(events, Heard(attempt, index, peer, rows=(message.rows, payload)))
+        elif kind == "pong":
+            pong = message.pong
+            health = Health(pong.received, pong.done, pong.busy)
+            self._hear(events, Heard(attempt, index, peer, health=health))
         elif kind == "lost":
             # It can accuse itself and its neighbours on the ring, nobody else.
             known = {peer, self._request.previous, self._request.next}
             blamed = PeerId(message.lost.peer) if message.lost.peer in known else peer
             reason = errors.from_code(message.lost.code, message.lost.message)
-            events.send_nowait(Heard(attempt, peer, blamed=blamed, error=reason))
-        elif kind in {"pong", "receipt"}:
+            self._hear(events, Heard(attempt, index, peer, blamed=blamed, error=reason))
+        elif kind == "receipt":
             try:
-                self._answers.send_nowait(message)
+                self._receipts.send_nowait(message)
             except trio.WouldBlock:
                 raise ProtocolError(f"peer {peer} answers more than it is asked") from None
         else:
             raise ProtocolError(f"peer {peer} sent {kind} where it has no meaning")
 
-    async def health(self) -> Health:
-        """Asks the stage how far it is."""
-        peer = self.hop.peer
+    def _hear(self, events: trio.MemorySendChannel[Heard], heard: Heard) -> None:
         try:
-            with trio.fail_after(PING_DEADLINE):
+            events.send_nowait(heard)
+        except trio.WouldBlock:
+            raise ProtocolError(f"peer {self.hop.peer} says more than anybody can hear") from None
+
+    async def ask(self) -> None:
+        """Asks the stage how it is; what it says is heard like everything else."""
+        try:
+            with trio.move_on_after(PING_DEADLINE):
                 await self.channel.send(pb.ToStage(ping=pb.Ping()))
-                pong = await self._answer("pong")
-                return Health(peer, pong.pong.received, pong.pong.done)
-        except (trio.TooSlowError, HivemindError):
-            return Health(peer, None, None)
+        except NetworkError:
+            return  # who listens learns it as well
 
     async def settle(self) -> Credits:
         """Ends the generation on the stage and pays what it bills; returns what that was.
@@ -116,7 +149,10 @@ class Leg:
             VoucherError: It bills more than was agreed on.
         """
         await self.channel.send(pb.ToStage(close=pb.Close()))
-        bill = await self._answer("receipt")
+        try:
+            bill = await self._receipted.receive()
+        except trio.EndOfChannel:
+            raise StreamClosedError(f"peer {self.hop.peer} left before its receipt") from None
         if self._payer is None or not bill.receipt.receipt:
             return Credits(0)
         cost, payment = await self._payer.pay(
@@ -128,18 +164,9 @@ class Leg:
         await self._ended()
         return cost
 
-    async def _answer(self, kind: str) -> pb.FromStage:
-        while True:
-            try:
-                message = await self._answered.receive()
-            except trio.EndOfChannel:
-                raise StreamClosedError(f"peer {self.hop.peer} left before its {kind}") from None
-            if message.WhichOneof("kind") == kind:
-                return message
-
     async def _ended(self) -> None:
         """Waits until the stage has taken the payment and hung up."""
-        async for _ in self._answered:
+        async for _ in self._receipted:
             continue
 
 
@@ -150,21 +177,21 @@ class OpenRoute:
         self.attempt = attempt
         self.legs = legs
 
-    async def feed(self, tokens: Sequence[int]) -> None:
-        """Gives the first stage the tokens so far, in chunks."""
-        for start in range(0, len(tokens), wire.PREFILL_CHUNK):
-            chunk = tokens[start : start + wire.PREFILL_CHUNK]
-            feed = pb.Feed(tokens=chunk, last=start + len(chunk) == len(tokens))
-            await wire.send(self.legs[0].channel, pb.ToStage(feed=feed), defaults.IDLE_DEADLINE)
+    @property
+    def reusable(self) -> int:
+        """Tokens at the text's beginning that every stage has in a cache already."""
+        return min(leg.reusable for leg in self.legs)
 
-    async def health(self) -> list[Health]:
-        """How far each stage is, all asked at once."""
-        found: dict[int, Health] = {}
+    async def start(self, position: int) -> None:
+        """Lets the ring go on from a position of the text that came with Open."""
+        await self._feed(pb.Feed(position=position, last=True))
 
-        async def ask(index: int, leg: Leg) -> None:
-            found[index] = await leg.health()
+    async def feed(self, position: int, tokens: Sequence[int], *, rows: int) -> None:
+        """Client mode: gives the first stage tokens, and says how many of the last rows are wanted."""
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            stop = min(start + PREFILL_CHUNK, len(tokens))
+            wanted = max(0, min(stop - start, stop - (len(tokens) - rows)))
+            await self._feed(pb.Feed(position=position + start, tokens=tokens[start:stop], rows=wanted))
 
-        async with trio.open_nursery() as nursery:
-            for index, leg in enumerate(self.legs):
-                nursery.start_soon(ask, index, leg)
-        return [found[index] for index in range(len(self.legs))]
+    async def _feed(self, feed: pb.Feed) -> None:
+        await wire.send(self.legs[0].channel, pb.ToStage(feed=feed), defaults.IDLE_DEADLINE)

@@ -3,40 +3,71 @@
 Participants: hosts, which lend memory and computing to spans of models; callers, which write text over them; each
 stage of a route and the next one on the ring.
 
-Messages, on ``/hivemind/sharding/1`` between a caller and a host, one conversation each:
+Messages, on ``/hivemind/sharding/2`` between a caller and a host, one conversation each:
     - Host, answered by Hosting until the host is ready or has nothing to do.
     - Ping, answered by Pong.
     - Open, answered by Opened or a failure. Then Feed (to the first stage), Ping, Close and Payment; back come Token
-      (from the last stage), Pong, Lost and Receipt. The generation lives as long as this conversation.
-On ``/hivemind/ring/1`` from each stage to the next: Attach, answered by Attached, then Activations with the hidden
-states as payload; from the last stage to the first: Token.
+      or Rows (from the last stage), Pong, Lost and Receipt. The generation lives as long as this conversation.
+On ``/hivemind/ring/2`` from each stage to the next: see `ring.py`.
 
-Goals: the caller is off the critical path of a step; what is lent is never more than was lent (`MemoryPool`); nothing a
-neighbour sends is believed before it was checked; whoever is to blame for a lost generation is named; a caller that
-vanishes leaves nothing behind.
+Goals: the caller is off the critical path of a step; the network's loop never computes (each stage has a thread of its
+own, and how long the loop was ever busy is measured); generations join and leave between the steps of a stage; what is
+lent is never more than was lent; nothing a neighbour sends is believed before it was checked; whoever is to blame for
+a lost generation is named; a caller that vanishes leaves nothing behind.
 
-Non-goals: going on after a stage was lost (the caller's business, `generation.py`); batching generations.
+Non-goals: going on after a stage was lost (the caller's business, `generation.py`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import trio
 
 from hivemind_p2p import defaults, telemetry
-from hivemind_p2p.errors import BusyError, GenerationError, HivemindError, PromptTooLongError, ProtocolError
+from hivemind_p2p.errors import (
+    BusyError,
+    DeadlineExceededError,
+    GenerationError,
+    HivemindError,
+    PromptTooLongError,
+    ProtocolError,
+)
 from hivemind_p2p.interfaces import Channel, Content, Directory, Earner, Network, OfferBook, TaskStatus
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import hosting, wire
+from hivemind_p2p.sharding import hosting, quantise, requests, ring, wire
+from hivemind_p2p.sharding.billing import Billing
 from hivemind_p2p.sharding.cache import MemoryPool
+from hivemind_p2p.sharding.chunks import Engine
+from hivemind_p2p.sharding.engine_thread import EngineFigures, EngineThread
+from hivemind_p2p.sharding.loop_watch import LoopWatch
+from hivemind_p2p.sharding.requests import OpenRequest
 from hivemind_p2p.sharding.session import StageSession
-from hivemind_p2p.types import Credits, Link, PeerId, Prices
+from hivemind_p2p.sharding.stage_engine import StageEngine
+from hivemind_p2p.types import Link, PeerId, Prices
+
+LATE_SECONDS = 60.0
+"""How long a former neighbour may still send what it sent before it knew that its generation is over."""
 
 RECONSIDER_SECONDS = 5.0
 """How often a host looks whether layers are left without one."""
 
 _events = telemetry.source("sharding")
+
+
+Key: TypeAlias = tuple[bytes, int]
+
+
+@dataclass(slots=True, eq=False)
+class Hosted:
+    """A loaded stage, its engine, the thread that it computes in, and how many sessions use it."""
+
+    loaded: hosting.Loaded
+    engine: Engine
+    thread: EngineThread
+    sessions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +80,14 @@ class StageStatistics:
         generations: Generations opened since the start.
         memory_used: Bytes reserved for weights and caches.
         memory_lent: Bytes that may be.
+        steps: Steps that the stages have computed.
+        rows: Tokens in them.
+        batched: Generations in a step, on average.
+        engine_seconds: Seconds that the steps took.
+        other_seconds: Seconds around them in the same threads: reading inputs, choosing tokens, writing hidden states.
+        loop_stall: Seconds for which the network's loop was busy at a stretch, not exceeded in 99.9 % of all cases.
+        frames: Frames sent on the ring.
+        entries: Steps of single generations in them.
     """
 
     stages: int
@@ -56,6 +95,14 @@ class StageStatistics:
     generations: int
     memory_used: int
     memory_lent: int
+    steps: int = 0
+    rows: int = 0
+    batched: float = 0.0
+    engine_seconds: float = 0.0
+    other_seconds: float = 0.0
+    loop_stall: float = 0.0
+    frames: int = 0
+    entries: int = 0
 
 
 class StageService:
@@ -89,33 +136,57 @@ class StageService:
         self._prices = prices or Prices()
         self._pool = MemoryPool(memory_bytes, network.peer_id)
         self.host = hosting.Host(network, content, offers, directory, self._pool, threads=threads)
-        self._sessions: dict[tuple[bytes, int], StageSession] = {}
+        self._sessions: dict[Key, StageSession] = {}
+        self._engines: dict[int, Hosted] = {}
+        self._past = EngineFigures()
+        self._neighbours: dict[PeerId, float] = {}
+        self._ring = ring.Ring(network, self)
+        self._loop_watch = LoopWatch()
         self._generations = 0
         self._nursery: trio.Nursery | None = None
         network.serve(wire.PROTOCOL, self._answer)
-        network.serve(wire.RING_PROTOCOL, self._answer_ring)
+        network.serve(ring.PROTOCOL, self._ring.serve)
 
     def statistics(self) -> StageStatistics:
         """Figures of this moment."""
+        figures = [self._past, *(hosted.thread.figures for hosted in self._engines.values())]
+        steps = sum(each.steps for each in figures)
         return StageStatistics(
             stages=len(self.host.stages),
             sessions=len(self._sessions),
             generations=self._generations,
             memory_used=self._pool.used,
             memory_lent=self._pool.capacity,
+            steps=steps,
+            rows=sum(each.rows for each in figures),
+            batched=sum(each.generations for each in figures) / max(1, steps),
+            engine_seconds=sum(each.engine_seconds for each in figures),
+            other_seconds=sum(each.other_seconds for each in figures),
+            loop_stall=self._loop_watch.quantile(0.999),
+            frames=self._ring.frames,
+            entries=self._ring.entries,
         )
 
     async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Hosts what needs a host, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._ring.run_in(nursery)
+            trio.lowlevel.add_instrument(self._loop_watch)
             task_status.started()
             try:
                 while True:
                     await self._reconsider(nursery)
                     await trio.sleep(RECONSIDER_SECONDS)
             finally:
-                self._nursery = None
+                self._stop()
+
+    def _stop(self) -> None:
+        self._nursery = None
+        self._ring.run_in(None)
+        trio.lowlevel.remove_instrument(self._loop_watch)
+        for hosted in self._engines.values():
+            hosted.thread.stop()
 
     async def _reconsider(self, nursery: trio.Nursery) -> None:
         try:
@@ -124,16 +195,23 @@ class StageService:
             _events.warning("reconsidering_failed", reason=error.message)
 
     async def _answer(self, channel: Channel) -> None:
-        message = await wire.receive(channel, pb.ToStage, defaults.REQUEST_DEADLINE, "say what it wants")
+        message, payload = await self._first_request(channel)
         kind = message.WhichOneof("kind")
         if kind == "host":
             await self._host(channel, message.host)
         elif kind == "ping":
             await wire.send(channel, pb.FromStage(pong=pb.Pong()), defaults.REQUEST_DEADLINE)
         elif kind == "open":
-            await self._open(channel, message.open)
+            await self._open(channel, message.open, payload)
         else:
             raise ProtocolError(f"peer {channel.remote} began a conversation with {kind}")
+
+    async def _first_request(self, channel: Channel) -> tuple[pb.ToStage, memoryview]:
+        try:
+            with trio.fail_after(defaults.REQUEST_DEADLINE):
+                return await channel.receive(pb.ToStage, max_payload=requests.MAX_TEXT_BYTES)
+        except trio.TooSlowError as error:
+            raise DeadlineExceededError(f"peer {channel.remote} did not say what it wants") from error
 
     # -- hosting
 
@@ -157,55 +235,94 @@ class StageService:
 
     # -- generations
 
-    async def _open(self, channel: Channel, message: pb.Open) -> None:
-        request = wire.decode_open(message, channel.remote)
-        loaded = self.host.find(request.link, request.span)
-        stage = loaded.stage
-        if request.room > stage.shape.context:
-            raise PromptTooLongError(f"{request.room} tokens do not fit a context of {stage.shape.context}")
-        if stage.first != (request.index == 0) or stage.last != request.last:
-            raise ProtocolError(f"layers {request.span} cannot be stage {request.index + 1} of {request.stages}")
+    async def _open(self, channel: Channel, message: pb.Open, payload: memoryview) -> None:
+        request = requests.decode_open(message, payload, channel.remote)
+        if self._nursery is None:
+            raise BusyError(f"peer {self._network.peer_id} is starting or stopping")
+        hosted = self._hosted(self.host.find(request.link, request.span))
+        _check(request, hosted.engine)
         key = (request.generation_id, request.index)
         if key in self._sessions:
             raise GenerationError("a generation of this name is going on already")
-        session = StageSession(self._network, stage, loaded.limiter, channel, request, self._earner, self._prices)
-        if self._earner is None:
-            await self._hold_session(key, session, channel)
-            return
-        limit = Credits(len(request.span) * request.room * self._prices.per_layer_token)
-        await self._earner.admit(channel.remote, request.payment, limit=limit)
+        billing = Billing(self._earner, self._prices, request, channel.remote)
+        await billing.admit()
         try:
-            await self._hold_session(key, session, channel)
+            await self._hold_session(key, hosted, channel, request, billing)
         finally:
-            if not session.billed:
-                self._earner.dismiss(channel.remote, limit=limit)
+            billing.dismiss()
 
-    async def _hold_session(self, key: tuple[bytes, int], session: StageSession, channel: Channel) -> None:
-        """Runs a session in the room that is reserved for it."""
-        room = session.request.room
-        self._pool.reserve(key, room * session.cache_bytes_per_token, f"{room} tokens")
+    async def _hold_session(
+        self, key: Key, hosted: Hosted, channel: Channel, request: OpenRequest, billing: Billing
+    ) -> None:
+        session = StageSession(
+            self._network.peer_id,
+            hosted.engine,
+            hosted.thread,
+            self._ring,
+            channel,
+            request,
+            drafter=None,
+            billing=billing,
+        )
         self._sessions[key] = session
         self._generations += 1
+        hosted.sessions += 1
         try:
-            await wire.send(channel, pb.FromStage(opened=pb.Opened()), defaults.REQUEST_DEADLINE)
             await session.run()
         finally:
             del self._sessions[key]
-            self._pool.release(key)
-            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
-                await session.end()
+            hosted.sessions -= 1
+            self._let_go(hosted)
 
-    async def _answer_ring(self, channel: Channel) -> None:
-        message = await wire.receive(channel, pb.ToNext, defaults.REQUEST_DEADLINE, "attach to the ring")
-        attach = message.attach
-        session = self._sessions.get((attach.generation_id, attach.index))
-        if message.WhichOneof("kind") != "attach" or session is None:
-            raise GenerationError(f"peer {self._network.peer_id} knows no such generation")
-        if session.request.previous != channel.remote:
-            raise ProtocolError(f"peer {channel.remote} is not this stage's neighbour on the ring")
-        with trio.fail_after(defaults.REQUEST_DEADLINE):
-            await channel.send(pb.Attached())
-        await session.receive_ring(channel)
+    def _hosted(self, loaded: hosting.Loaded) -> Hosted:
+        """The engine of a loaded stage, and the thread that it computes in."""
+        hosted = self._engines.get(id(loaded))
+        if hosted is None:
+            stage: Any = loaded.stage
+            engine: Engine = stage if hasattr(stage, "open") else StageEngine(stage, self._pool)
+            hosted = Hosted(loaded, engine, EngineThread(f"layers {engine.span}"))
+            hosted.thread.start()
+            self._engines[id(loaded)] = hosted
+        return hosted
+
+    def _let_go(self, hosted: Hosted) -> None:
+        """Ends the thread of a stage that is not hosted any more, once nobody uses it."""
+        if not hosted.sessions and hosted.loaded not in self.host.stages.values():
+            self._engines.pop(id(hosted.loaded), None)
+            hosted.thread.stop()
+
+    # -- the ring
+
+    def ring_entry(self, source: PeerId, entry: pb.Entry, payload: memoryview) -> None:
+        """See `ring.Receiver`. A late word of a generation that is over is passed over."""
+        if session := self._sessions.get((entry.generation_id, entry.index)):
+            session.ring_entry(source, entry, payload)
+
+    def ring_lost(self, peer: PeerId, error: HivemindError) -> None:
+        """See `ring.Receiver`."""
+        for session in list(self._sessions.values()):
+            if peer in (session.request.previous, session.request.next):
+                session.lose(peer, error)
+
+    def knows_neighbour(self, peer: PeerId) -> bool:
+        """See `ring.Receiver`. Frames may be on their way that were sent before a generation ended."""
+        now = trio.current_time()
+        if any(session.request.previous == peer for session in self._sessions.values()):
+            self._neighbours[peer] = now
+        return now - self._neighbours.get(peer, -math.inf) < LATE_SECONDS
+
+
+def _check(request: OpenRequest, engine: Engine) -> None:
+    """Whether the stage can do what it is asked for."""
+    context = engine.shape.context
+    if request.room > context:
+        raise PromptTooLongError(f"{request.room} tokens do not fit a context of {context}")
+    if engine.first != (request.index == 0) or engine.last != request.last:
+        raise ProtocolError(f"layers {request.span} cannot be stage {request.index + 1} of {request.stages}")
+    if request.activations and request.activations not in quantise.ENCODINGS:
+        raise ProtocolError(f"activations cannot be written as {request.activations[:32]!r}")
+    if request.text and (engine.first or engine.last) and max(request.text) >= engine.shape.vocabulary:
+        raise ProtocolError("a token came that is not in the vocabulary")
 
 
 __all__ = ["StageService", "StageStatistics"]

@@ -1,147 +1,146 @@
-"""One generation at one stage: what came from the ring is computed and passed on, until the caller ends it.
+"""One generation at one stage, as the network's loop sees it.
 
-The task that listens to the caller never waits for a computation, so that a stage that is busy with a long prompt
-still answers when it is asked whether it lives.
+What the caller and the ring say is checked and handed to the engine's thread, and what that has made is sent on, until
+the caller ends the generation.
+
+Nothing here computes and nothing here waits for a computation, so a stage that is busy with a long prompt still
+answers when it is asked whether it lives.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from hivemind_p2p import defaults, telemetry
-from hivemind_p2p.errors import (
-    DeadlineExceededError,
-    GenerationError,
-    HivemindError,
-    NetworkError,
-    ProtocolError,
-    StreamClosedError,
-)
-from hivemind_p2p.interfaces import Channel, Earner, Network
+from hivemind_p2p.errors import DeadlineExceededError, HivemindError, NetworkError, ProtocolError, StreamClosedError
+from hivemind_p2p.interfaces import Channel
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import sampling, wire
-from hivemind_p2p.sharding.stage import DTYPES, Stage, from_wire, to_wire
-from hivemind_p2p.types import Credits, PeerId, Prices
+from hivemind_p2p.sharding import quantise, wire
+from hivemind_p2p.sharding.billing import Billing
+from hivemind_p2p.sharding.choosing import Chooser, Drafter
+from hivemind_p2p.sharding.chunks import Engine
+from hivemind_p2p.sharding.computation import Computation, Made
+from hivemind_p2p.sharding.engine_thread import EngineThread
+from hivemind_p2p.sharding.intake import MOST_WAITING, PREFILL_CHUNK, Intake, Piece, windowed
+from hivemind_p2p.sharding.requests import MAX_DRAFTS, OpenRequest
+from hivemind_p2p.sharding.ring import Ring
+from hivemind_p2p.types import PeerId
 
 SESSION_IDLE = 120.0
 """Seconds in which neither the caller nor the ring says anything, after which a session is ended: its caller was
 stopped, or sits behind a broken link."""
 
 SEND_DEADLINE = 30.0
-"""Seconds in which a neighbour has to take a step; a step may be 16 MiB over a slow link."""
+"""Seconds in which the caller has to take what it is told."""
 
-STEPS_IN_FLIGHT = 4
-"""Steps that the ring may deliver before the first of them is computed; the next waits on the wire."""
+MOST_UNTOLD = 4096
+"""Messages that wait for a caller which reads slowly, before its generation is ended."""
 
 _events = telemetry.source("sharding")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Tokens on their way through the stage: ids for the first one, hidden states as raw bytes for others."""
-
-    position: int
-    count: int
-    last: bool
-    tokens: tuple[int, ...] = ()
-    hidden: memoryview | None = None
-    dtype: str = "float32"
-    ring: bool = False
-    """Whether it came over the ring, and holds one of its slots."""
-
-
-class _NonsenseError(Exception):
-    """What the previous stage sent is no result of a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What a step came to: hidden states for the next stage, or the next token."""
-
-    hidden: memoryview | None = None
-    token: int | None = None
 
 
 class StageSession:
     """One generation at one stage.
 
     Args:
-        network: Opens the ring's next channel.
-        stage: The loaded span.
-        limiter: Lets one step of the stage run at a time.
+        me: This peer.
+        engine: Computes the span.
+        thread: Where it does.
+        ring: Leads to the neighbours.
         control: The caller's channel, its Open already read.
         request: What the caller asked for.
-        earner: Bills the caller; None in a hive without payment.
-        prices: What this peer asks.
+        drafter: Guesses ahead, on the first stage, where the caller asked for it.
+        billing: Counts and bills what was computed.
     """
 
     def __init__(
         self,
-        network: Network,
-        stage: Stage,
-        limiter: trio.CapacityLimiter,
+        me: PeerId,
+        engine: Engine,
+        thread: EngineThread,
+        ring: Ring,
         control: Channel,
-        request: wire.OpenRequest,
-        earner: Earner | None,
-        prices: Prices,
+        request: OpenRequest,
+        *,
+        drafter: Drafter | None,
+        billing: Billing,
     ) -> None:
         self.request = request
-        self._network = network
-        self._stage = stage
-        self._limiter = limiter
+        self.over = False
+        self._me = me
+        self._engine = engine
+        self._thread = thread
+        self._ring = ring
         self._control = control
-        self.billed = False
-        self._earner = earner
-        self._prices = prices
-        self._cache: Any = None
-        self._send, self._steps = trio.open_memory_channel[Step](math.inf)
-        self._slots = trio.Semaphore(STEPS_IN_FLIGHT)
-        self._next: Channel | None = None
-        self._rings: list[trio.CancelScope] = []
-        self._arrived = 0
-        self._received = self._done = 0
-        self._computed_tokens = 0
-        self._over = False
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """What a token of this generation takes in the stage's cache."""
-        return self._stage.cache_bytes_per_token
+        self._billing = billing
+        chooser = Chooser(request.sampling, request.text) if request.last and request.mode == pb.TOKENS else None
+        self._computation = Computation(
+            engine,
+            (request.generation_id, request.index),
+            request,
+            chooser=chooser,
+            drafter=drafter,
+            deliver=self._made,
+        )
+        self._intake: Intake
+        self._chosen = 0
+        """The position of the last token that was chosen, on the first stage."""
+        self._heard = 0
+        self._scope = trio.CancelScope()
+        self._untold, self._told = trio.open_memory_channel[tuple[pb.FromStage, Any]](MOST_UNTOLD)
 
     async def run(self) -> None:
         """Serves the generation until the caller ends it.
 
         Raises:
+            BusyError: There is no room for its cache.
             ProtocolError: The caller sent something malformed.
             DeadlineExceededError: Nothing was heard for a long time.
         """
+        request, key = self.request, self._computation.key
+        reusable = await self._thread.call(self._engine.open, key, request.room, request.text)
+        self._thread.join(self._computation, self._control.remote, request.stages)
+        self._ring.hold(request.next)
+        try:
+            self._intake = self._new_intake(reusable)
+            opened = pb.FromStage(opened=pb.Opened(reusable=reusable))
+            await wire.send(self._control, opened, defaults.REQUEST_DEADLINE)
+            await self._serve()
+        finally:
+            self.over = True
+            self._ring.release(request.next)
+            self._thread.leave(key)
+
+    def _new_intake(self, reusable: int) -> Intake:
+        request, first = self.request, self._engine.first
+        return Intake(
+            room=request.room,
+            vocabulary=self._engine.shape.vocabulary if first else 0,
+            reusable=reusable,
+            budget=0 if request.mode == pb.TOKENS else request.paid_tokens,
+            forwards=not request.last,
+            # Token ids are small, and a caller may hand over a whole prompt at once.
+            most_waiting=MOST_WAITING + (request.room if first else 0),
+        )
+
+    async def _serve(self) -> None:
         failure: HivemindError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._work)
+            self._scope = nursery.cancel_scope
+            nursery.start_soon(self._tell)
             try:
                 await self._listen()
             except StreamClosedError:
                 pass  # the caller left; there is nobody to tell
             except HivemindError as error:
                 failure = error
-            self._over = True
+            self.over = True
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-
-    async def end(self) -> None:
-        """Closes the ring's channels; called whatever the way in which `run` ended."""
-        self._over = True
-        self._cache = None
-        for scope in self._rings:
-            scope.cancel()
-        if self._next is not None:
-            await self._next.aclose()
 
     # -- the caller
 
@@ -150,180 +149,177 @@ class StageSession:
             message = await self._next_request()
             kind = message.WhichOneof("kind")
             if kind == "ping":
-                pong = pb.Pong(received=self._received, done=self._done)
-                await wire.send(self._control, pb.FromStage(pong=pong), defaults.REQUEST_DEADLINE)
-            elif kind == "feed" and self._stage.first:
-                self._feed(message.feed.tokens, last=message.feed.last)
+                await wire.send(self._control, pb.FromStage(pong=self._pong()), defaults.REQUEST_DEADLINE)
+            elif kind == "feed" and self._engine.first:
+                self._feed(message.feed)
             elif kind == "close":
-                await self._bill()
+                await self._billing.bill(self._control)
                 return
             else:
                 raise ProtocolError(f"peer {self._control.remote} sent {kind} where it has no meaning")
 
     async def _next_request(self) -> pb.ToStage:
         while True:
-            before = self._received
+            before = self._heard
             with trio.move_on_after(SESSION_IDLE) as scope:
                 message, _ = await self._control.receive(pb.ToStage)
             if not scope.cancelled_caught:
                 return message
-            if self._received == before and self._received == self._done:
+            if self._heard == before and self._intake.idle:
                 raise DeadlineExceededError(f"nothing was heard of this generation for {SESSION_IDLE:g} s")
 
-    async def _bill(self) -> None:
-        if self._earner is None:
-            await wire.send(self._control, pb.FromStage(receipt=pb.Receipt()), defaults.REQUEST_DEADLINE)
-            return
-        caller = self._control.remote
-        amount = Credits(len(self.request.span) * self._computed_tokens * self._prices.per_layer_token)
-        what = f"layers {self.request.span} for {self._computed_tokens} tokens"
-        self.billed = True
-        receipt = await self._earner.bill(caller, work_id=self.request.work_id, amount=amount, what=what)
-        await wire.send(self._control, pb.FromStage(receipt=pb.Receipt(receipt=receipt)), defaults.REQUEST_DEADLINE)
-        answer = await wire.receive(self._control, pb.ToStage, defaults.IDLE_DEADLINE, "pay")
-        if answer.WhichOneof("kind") != "payment":
-            raise ProtocolError(f"peer {caller} answered a receipt with something else than a payment")
-        await self._earner.collect(caller, answer.payment.payment)
+    def _pong(self) -> pb.Pong:
+        return pb.Pong(received=self._intake.received, done=self._intake.done, busy=self._thread.busy_for)
+
+    async def _tell(self) -> None:
+        """Tells the caller what there is to tell: tokens, rows, the loss of the generation."""
+        try:
+            while True:
+                message, payload = await self._told.receive()
+                with trio.fail_after(SEND_DEADLINE):
+                    await self._control.send(message, payload)
+        except (NetworkError, trio.TooSlowError):
+            _events.debug("caller_left", caller=self._control.remote)
+            await self._control.aclose()
+
+    def _say(self, message: pb.FromStage, payload: memoryview | bytes = b"") -> None:
+        try:
+            self._untold.send_nowait((message, payload))
+        except trio.WouldBlock:
+            self._end_silently()
+
+    def _end_silently(self) -> None:
+        """Ends the generation of a caller that takes nothing."""
+        self.over = True
+        self._scope.cancel()
 
     # -- what comes in
 
-    def _feed(self, tokens: Sequence[int], *, last: bool) -> None:
-        if not 1 <= len(tokens) <= wire.PREFILL_CHUNK:
-            raise ProtocolError(f"peer {self._control.remote} fed {len(tokens)} tokens at once")
-        self._arrive(Step(self._arrived, len(tokens), last, tokens=tuple(tokens)))
-
-    def _arrive(self, step: Step) -> None:
-        """Takes a step in; it was checked against nothing yet but its own form."""
-        if step.position != self._arrived or step.position + step.count > self.request.room:
-            raise ProtocolError(
-                f"tokens {step.position} to {step.position + step.count} came where {self._arrived} were due "
-                f"and {self.request.room} fit"
+    def _feed(self, feed: pb.Feed) -> None:
+        """Takes the caller's tokens in, or those that came with Open, from where they are not known here yet."""
+        tokens: Sequence[int] = feed.tokens or self.request.text[feed.position :]
+        if not tokens:
+            raise ProtocolError(f"peer {self._control.remote} fed no tokens")
+        if feed.rows > len(tokens):
+            raise ProtocolError(f"peer {self._control.remote} wants to see {feed.rows} of {len(tokens)} rows")
+        self._chosen = feed.position + len(tokens) - 1
+        size = len(tokens) if self.request.mode == pb.EMBED else PREFILL_CHUNK
+        for start in range(0, len(tokens), size):
+            part = tuple(tokens[start : start + size])
+            stop = start + len(part)
+            self._arrive(
+                Piece(
+                    feed.position + start,
+                    len(part),
+                    last=feed.last and stop == len(tokens),
+                    tokens=part,
+                    wanted=max(0, min(len(part), stop - (len(tokens) - feed.rows))),
+                )
             )
-        if any(token >= self._stage.shape.vocabulary for token in step.tokens):
-            raise ProtocolError("a token came that is not in the vocabulary")
-        self._arrived += step.count
-        self._received += 1
-        self._send.send_nowait(step)
 
-    async def receive_ring(self, ring: Channel) -> None:
-        """Takes what the previous stage sends, until the session ends."""
-        with trio.CancelScope() as scope:
-            self._rings.append(scope)
-            if self._over:
-                return
-            try:
-                while True:
-                    await self._slots.acquire()
-                    self._arrive(await self._next_step(ring))
-            except (NetworkError, GenerationError) as error:
-                await self._lose(ring.remote, error)
-
-    async def _next_step(self, ring: Channel) -> Step:
-        row = self._stage.shape.hidden_size * 4
-        message, payload = await ring.receive(pb.ToNext, max_payload=wire.PREFILL_CHUNK * row)
-        kind = message.WhichOneof("kind")
-        if kind == "token" and self._stage.first:
-            return Step(message.token.position, 1, last=True, tokens=(message.token.token,), ring=True)
-        if kind != "activations" or self._stage.first:
-            raise ProtocolError(f"peer {ring.remote} sent {kind} on the ring where it has no meaning")
-        found = message.activations
-        if found.dtype not in DTYPES or not 1 <= found.tokens <= wire.PREFILL_CHUNK:
-            raise ProtocolError(f"peer {ring.remote} sent {found.tokens} tokens of dtype {found.dtype[:32]!r}")
-        width = 4 if found.dtype == "float32" else 2
-        if len(payload) != found.tokens * self._stage.shape.hidden_size * width:
-            raise ProtocolError(f"peer {ring.remote} sent {len(payload)} bytes for {found.tokens} tokens")
-        return Step(found.position, found.tokens, found.last, hidden=payload, dtype=found.dtype, ring=True)
-
-    # -- what is done with it
-
-    async def _work(self) -> None:
-        blamed = self._network.peer_id
+    def ring_entry(self, source: PeerId, entry: pb.Entry, payload: memoryview) -> None:
+        """Takes an entry of this generation in; what is wrong with it costs this generation alone."""
+        if self.over:
+            return
         try:
-            async for step in self._steps:
-                blamed = self._network.peer_id
-                made = await trio.to_thread.run_sync(self._compute, step, limiter=self._limiter)
-                self._computed_tokens += step.count
-                blamed = self.request.next
-                await self._pass_on(step, made)
-                self._done += 1
-                if step.ring:
-                    self._slots.release()
-        except _NonsenseError as error:
-            await self._lose(self.request.previous, GenerationError(str(error)))
+            self._sort(source, entry, payload)
         except HivemindError as error:
-            await self._lose(blamed, error)
+            self.lose(source, error)
 
-    def _compute(self, step: Step) -> _Made:
-        """In a worker thread: one step."""
-        import torch
-
-        if self._cache is None:
-            self._cache = self._stage.new_cache()
-        if step.hidden is None:
-            inputs = torch.tensor(step.tokens, dtype=torch.int64)
+    def _sort(self, source: PeerId, entry: pb.Entry, payload: memoryview) -> None:
+        kind = entry.WhichOneof("kind")
+        if kind == "taken" and source == self.request.next and not self.request.last:
+            self._compute(self._intake.taken(entry.taken.rows))
+        elif source != self.request.previous:
+            raise ProtocolError(f"peer {source} is not this stage's neighbour on the ring")
+        elif kind == "token" and self._engine.first and self.request.mode == pb.TOKENS:
+            self._take_token(entry.token)
+        elif kind == "activations" and not self._engine.first:
+            self._arrive(self._activations(entry.activations, payload))
         else:
-            inputs = from_wire(step.hidden, step.count, self._stage.shape.hidden_size, step.dtype)
-            if not bool(torch.isfinite(inputs).all()):
-                raise _NonsenseError(f"peer {self.request.previous} sent hidden states that are no numbers")
-            inputs = inputs.to(getattr(torch, self._stage.dtype))
-        try:
-            output = self._stage.run(inputs, self._cache)
-        except (RuntimeError, ValueError, IndexError, TypeError, MemoryError) as error:
-            raise GenerationError(f"layers {self.request.span} failed at token {step.position}: {error}") from error
-        if not self._stage.last:
-            return _Made(hidden=to_wire(output))
-        if not step.last:
-            return _Made()
-        return _Made(token=sampling.sample(output.numpy(), self.request.sampling, step.position + step.count))
+            raise ProtocolError(f"peer {source} sent {kind} on the ring where it has no meaning")
 
-    async def _pass_on(self, step: Step, made: _Made) -> None:
-        if made.hidden is not None:
-            header = pb.Activations(position=step.position, tokens=step.count, dtype=self._stage.dtype, last=step.last)
-            await self._send_ring(pb.ToNext(activations=header), made.hidden)
-        if made.token is not None:
-            await self._tell_token(step.position + step.count, made.token)
+    def _take_token(self, token: pb.Token) -> None:
+        """The last stage has chosen: the next step begins with its last token."""
+        tokens = tuple(token.tokens)
+        if token.position != self._chosen + 1 or not 1 <= len(tokens) <= MAX_DRAFTS + 1:
+            raise ProtocolError(f"{len(tokens)} tokens came for {token.position} where {self._chosen + 1} was due")
+        self._chosen += len(tokens)
+        if not token.finished:
+            self._arrive(Piece(self._chosen, 1, last=True, tokens=tokens[-1:], news=tokens))
 
-    async def _tell_token(self, position: int, token: int) -> None:
-        finished = token in self.request.ends or position + 1 >= self.request.room
-        message = pb.Token(position=position, token=token, finished=finished)
-        if not finished and self._stage.first:
-            self._arrive(Step(position, 1, last=True, tokens=(token,)))
-        elif not finished:
-            await self._send_ring(pb.ToNext(token=message))
-        # After the ring: the next step is on its way while the caller reads.
-        try:
-            await wire.send(self._control, pb.FromStage(token=message), SEND_DEADLINE)
-        except StreamClosedError:
-            _events.debug("caller_left", caller=self._control.remote)
+    def _activations(self, found: pb.Activations, payload: memoryview) -> Piece:
+        most = self.request.room if self.request.mode == pb.EMBED else PREFILL_CHUNK
+        if not 1 <= found.tokens <= most or max(len(found.drafts), found.rows) > found.tokens:
+            raise ProtocolError(f"{found.tokens} rows came at once")
+        expected = quantise.encoded_bytes(found.tokens, self._engine.shape.hidden_size, found.dtype)
+        if len(payload) != expected:
+            raise ProtocolError(f"{len(payload)} bytes came for {found.tokens} rows")
+        return Piece(
+            found.position,
+            found.tokens,
+            last=found.last,
+            hidden=payload,
+            dtype=found.dtype,
+            drafts=tuple(found.drafts),
+            wanted=found.rows,
+        )
 
-    async def _send_ring(self, message: pb.ToNext, payload: memoryview | bytes = b"") -> None:
-        try:
-            with trio.fail_after(SEND_DEADLINE):
-                if self._next is None:
-                    self._next = await self._attach()
-                await self._next.send(message, payload)
-        except trio.TooSlowError as error:
-            raise DeadlineExceededError(f"peer {self.request.next} took no step within {SEND_DEADLINE:g} s") from error
+    def _arrive(self, piece: Piece) -> None:
+        self._heard += 1
+        self._compute(self._intake.take(piece))
 
-    async def _attach(self) -> Channel:
-        index = (self.request.index + 1) % self.request.stages
-        channel = await self._network.open(self.request.next, wire.RING_PROTOCOL, deadline=defaults.REQUEST_DEADLINE)
-        attach = pb.Attach(generation_id=self.request.generation_id, index=index)
-        try:
-            await wire.send(channel, pb.ToNext(attach=attach), defaults.REQUEST_DEADLINE)
-            await wire.receive(channel, pb.Attached, defaults.REQUEST_DEADLINE, "attach to the ring")
-        except BaseException:
-            await channel.aclose()
-            raise
-        return channel
+    def _compute(self, pieces: Sequence[Piece]) -> None:
+        divisible = self.request.mode != pb.EMBED
+        for piece in pieces:
+            self._thread.add(self._computation, piece, divisible=divisible)
 
-    async def _lose(self, peer: PeerId, error: HivemindError) -> None:
+    # -- what was made
+
+    def _made(self, made: Made) -> None:
+        """Called in the loop with what the engine's thread has made of a part."""
+        if self.over:
+            return
+        part, request = made.part, self.request
+        if made.error is not None:
+            self.lose(request.previous if made.nonsense else self._me, made.error)
+            return
+        self._billing.computed(part.rows)
+        if part.final:
+            self._intake.computed(part.piece, drafted=len(part.drafts) if part.piece.tokens else 0)
+        if made.forward is not None and made.hidden is not None:
+            self._send(self._next_index, pb.Entry(activations=made.forward), made.hidden)
+        elif made.token is not None:
+            self._chose(made.token)
+        for rows, payload in made.rows:
+            self._say(pb.FromStage(rows=rows), payload)
+        if part.final and windowed(part.piece) and not self._engine.first:
+            taken = pb.Entry(generation_id=request.generation_id, index=request.index - 1)
+            taken.taken.rows = part.piece.rows
+            self._ring.answer(request.previous, taken)
+
+    def _chose(self, token: pb.Token) -> None:
+        # The ring first: the next step is on its way while the caller reads.
+        if not token.finished:
+            self._send(0, pb.Entry(token=token))
+        self._say(pb.FromStage(token=token))
+
+    @property
+    def _next_index(self) -> int:
+        return self.request.index + 1
+
+    def _send(self, index: int, entry: pb.Entry, payload: memoryview | bytes = b"") -> None:
+        entry.generation_id = self.request.generation_id
+        entry.index = index
+        self._ring.send(self.request.next, entry, payload)
+
+    def lose(self, peer: PeerId, error: HivemindError) -> None:
         """Tells the caller that the generation cannot go on here, and who is to blame."""
-        if self._over:
+        if self.over:
             return
         _events.warning("generation_lost", peer=peer, reason=error.message)
         lost = pb.Lost(peer=peer, code=error.code(), message=error.message[: wire.LONGEST_TEXT])
-        try:
-            await wire.send(self._control, pb.FromStage(lost=lost), SEND_DEADLINE)
-        except NetworkError:
-            _events.debug("caller_left", caller=self._control.remote)
+        self._say(pb.FromStage(lost=lost))
+
+
+__all__ = ["StageSession"]

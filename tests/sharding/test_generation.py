@@ -15,9 +15,7 @@ from hivemind_p2p.sharding.generation import (
     Feed,
     Finish,
     GenerationState,
-    Health,
     TakeRoute,
-    blame,
 )
 from hivemind_p2p.types import PeerId
 
@@ -28,16 +26,16 @@ LOST = StreamClosedError("it left")
 def test_a_generation_from_start_to_end() -> None:
     state = GenerationState([1, 2], 2)
     assert state.start(0) == [TakeRoute(1, frozenset())]
-    assert state.opened(1) == [Feed((1, 2))]
-    assert state.token(1, A, 2, 7, 0) == [Emit(7)]
-    assert state.token(1, A, 3, 8, 0) == [Emit(8), Finish()]
-    assert state.token(1, A, 4, 9, 0) == []
+    assert state.opened(1) == [Feed(2)]
+    assert state.tokens(1, A, 2, [7], 0) == [Emit(7)]
+    assert state.tokens(1, A, 3, [8], 0) == [Emit(8), Finish()]
+    assert state.tokens(1, A, 4, [9], 0) == []
 
 
 def test_an_end_token_is_part_of_the_text() -> None:
     state = GenerationState([1], 9, ends={5})
     state.start(0)
-    assert state.token(1, A, 1, 5, 0) == [Emit(5), Finish()]
+    assert state.tokens(1, A, 1, [5], 0) == [Emit(5), Finish()]
 
 
 def test_nothing_is_wanted() -> None:
@@ -47,16 +45,17 @@ def test_nothing_is_wanted() -> None:
 def test_another_route_is_fed_all_that_was_written() -> None:
     state = GenerationState([1, 2], 9)
     state.start(0)
-    state.token(1, A, 2, 7, 0)
+    state.tokens(1, A, 2, [7], 0)
     assert state.lost(1, [B], LOST, 5) == [TakeRoute(2, frozenset({B}))]
-    assert state.opened(2) == [Feed((1, 2, 7))]
+    assert state.opened(2) == [Feed(3)]
+    assert state.text == [1, 2, 7]
 
 
 def test_what_a_lost_route_still_says_is_passed_over() -> None:
     state = GenerationState([1], 9)
     state.start(0)
     state.lost(1, [B], LOST, 0)
-    assert state.token(1, A, 1, 7, 0) == []
+    assert state.tokens(1, A, 1, [7], 0) == []
     assert state.lost(1, [A], LOST, 0) == []
     assert state.opened(1) == []
 
@@ -64,7 +63,7 @@ def test_what_a_lost_route_still_says_is_passed_over() -> None:
 def test_a_token_in_the_wrong_place_loses_the_route() -> None:
     state = GenerationState([1], 9)
     state.start(0)
-    assert state.token(1, A, 3, 7, 0) == [TakeRoute(2, frozenset({A}))]
+    assert state.tokens(1, A, 3, [7], 0) == [TakeRoute(2, frozenset({A}))]
 
 
 def test_a_peer_is_avoided_for_a_while() -> None:
@@ -85,11 +84,18 @@ def test_it_ends_after_many_routes() -> None:
     assert "it left" in last.error.message
 
 
-def test_who_is_to_blame_for_silence() -> None:
-    assert blame([Health(A, 3, 3), Health(B, None, None), Health(C, 2, 2)]) == {B}
-    assert blame([Health(A, 3, 3), Health(B, 3, 2), Health(C, 2, 2)]) == frozenset(), "b is computing"
-    assert blame([Health(A, 3, 3), Health(B, 2, 2), Health(C, 2, 2)]) == {B}, "a step was lost on its way to b"
-    assert blame([Health(A, 3, 3), Health(B, 3, 3), Health(C, 3, 3)]) == {A}, "a token was lost on its way to a"
+def test_several_tokens_at_once_end_where_the_text_does() -> None:
+    state = GenerationState([1], 9, ends={5})
+    state.start(0)
+    assert state.tokens(1, A, 1, [7, 8], 0) == [Emit(7), Emit(8)]
+    assert state.tokens(1, A, 3, [9, 5, 6], 0) == [Emit(9), Emit(5), Finish()]
+    assert state.written == [7, 8, 9, 5]
+
+
+def test_no_tokens_are_no_answer() -> None:
+    state = GenerationState([1], 9)
+    state.start(0)
+    assert state.tokens(1, A, 1, [], 0) == [TakeRoute(2, frozenset({A}))]
 
 
 class Lossy(RuleBasedStateMachine):
@@ -114,8 +120,8 @@ class Lossy(RuleBasedStateMachine):
                 assert action.attempt == self.attempt + 1
                 self.attempt, self.fed = action.attempt, 0
             elif isinstance(action, Feed):
-                assert list(action.tokens) == list(range(3 + len(self.emitted)))
-                self.fed = len(action.tokens)
+                assert self.state.text == list(range(3 + len(self.emitted)))
+                self.fed = action.tokens
             else:
                 self.over = True
 
@@ -124,10 +130,10 @@ class Lossy(RuleBasedStateMachine):
         self.follow([*self.state.opened(self.attempt)])
 
     @precondition(lambda self: self.fed)
-    @rule()
-    def token(self) -> None:
-        position, self.fed = self.fed, self.fed + 1
-        self.follow([*self.state.token(self.attempt, A, position, position, self.now)])
+    @rule(count=st.integers(1, 4))
+    def tokens(self, count: int) -> None:
+        position, self.fed = self.fed, self.fed + count
+        self.follow([*self.state.tokens(self.attempt, A, position, range(position, self.fed), self.now)])
 
     @rule(peer=st.sampled_from([A, B, C]), seconds=st.floats(0, 30))
     def lose(self, peer: PeerId, seconds: float) -> None:
@@ -136,7 +142,7 @@ class Lossy(RuleBasedStateMachine):
 
     @rule(age=st.integers(1, 3), position=st.integers(0, 30))
     def late(self, age: int, position: int) -> None:
-        assert self.state.token(self.attempt - age, A, position, 99, self.now) == []
+        assert self.state.tokens(self.attempt - age, A, position, [99], self.now) == []
 
     @invariant()
     def the_text_is_one(self) -> None:
