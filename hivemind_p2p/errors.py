@@ -40,6 +40,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     ├── TaskError
     │   ├── NotSerializableError      a function or its arguments cannot be packed
     │   ├── UnsafeValueError          a result is no safe value
+    │   ├── ArchiveError              a zip archive is damaged, too large, or would write elsewhere
     │   ├── TaskTypeError             a task type has no proper name, or nothing that runs
     │   ├── UnknownTaskTypeError      a peer does not know the task type
     │   ├── TaskRefusedError          a peer will not or cannot run the task
@@ -278,6 +279,12 @@ class UnsafeValueError(TaskError):
     """A result is no safe value."""
 
     default_hint = "Return numbers, strings, bytes, lists, tuples, dicts, dataclasses, numpy arrays or torch tensors."
+
+
+class ArchiveError(TaskError):
+    """A zip archive is damaged, too large, or would write elsewhere."""
+
+    default_hint = "Pack plain files and folders with relative names, without links, comment or password."
 
 
 class TaskTypeError(TaskError):

@@ -154,6 +154,16 @@ class Hive:
 
         return self.run_type(NAME, pack(arguments, given), needs=needs)
 
+    def bundle(self, path: Path | str, *, needs: Needs | None = None) -> Job[dict[str, Any]]:
+        """Runs a folder or zip with a ``main.py``; the result has status and zip (output folder, stdout, log).
+
+        Raises:
+            ArchiveError: It is no bundle.
+        """
+        from hivemind_p2p.tasks.library.bundle import NAME, pack
+
+        return self.run_type(NAME, pack(Path(path)), needs=needs)
+
     def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
         """Shares a file or folder from where it lies, for as long as this hive is open.
 

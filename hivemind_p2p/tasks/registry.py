@@ -49,10 +49,11 @@ def forget() -> None:
 
 @cache
 def _found() -> tuple[tuple[TaskType, ...], tuple[plugins.Problem, ...]]:
+    from hivemind_p2p.tasks.library.bundle import BundleTask
     from hivemind_p2p.tasks.library.command import CommandTask
     from hivemind_p2p.tasks.library.function import FunctionTask
 
-    return plugins.load((FunctionTask(), CommandTask()), plugins.installed())
+    return plugins.load((FunctionTask(), CommandTask(), BundleTask()), plugins.installed())
 
 
 def task_type(name: str) -> TaskType:

@@ -48,7 +48,7 @@ class CommandTask:
         with tempfile.TemporaryDirectory(prefix="command-") as folder:
             working = Path(folder, "work")
             working.mkdir()
-            return _run(arguments, given, working)
+            return run_program(arguments, given, working)
 
 
 def pack(arguments: Sequence[str], given: bytes = b"") -> bytes:
@@ -61,7 +61,7 @@ def pack(arguments: Sequence[str], given: bytes = b"") -> bytes:
     Raises:
         NotSerializableError: That is no command, or it is larger than a task can be.
     """
-    if problem := _problem(arguments, given):
+    if problem := problem_with(arguments, given):
         raise NotSerializableError(
             f"cannot send the command: {problem}", hint='Pass a list of texts, for example ["sort", "-n"].'
         )
@@ -72,7 +72,7 @@ def pack(arguments: Sequence[str], given: bytes = b"") -> bytes:
         raise NotSerializableError(f"cannot send the command: {error.message}") from error
 
 
-def _problem(arguments: object, given: object) -> str:
+def problem_with(arguments: object, given: object = b"") -> str:
     """What is wrong with a command; empty if nothing is."""
     if not isinstance(given, bytes | bytearray | memoryview):
         return f"its input is {type(given).__name__}, not bytes"
@@ -112,12 +112,13 @@ def _unpack(payload: memoryview) -> tuple[list[str], bytes]:
     if not isinstance(packed, dict) or packed.keys() != {"arguments", "input"}:
         raise TaskFailedError("the payload is no command: it holds something else")
     arguments, given = packed["arguments"], packed["input"]
-    if problem := _problem(arguments, given):
+    if problem := problem_with(arguments, given):
         raise TaskFailedError(f"the payload is no command: {problem}")
     return list(arguments), bytes(given)
 
 
-def _run(arguments: list[str], given: bytes, working: Path) -> dict[str, Any]:
+def run_program(arguments: Sequence[str], given: bytes, working: Path) -> dict[str, Any]:
+    """Runs a program to its end, in `working`; its output lies beside that folder meanwhile."""
     # Files and not pipes: they take no memory, and a process that outlives the command holds nobody up.
     names = [str(working.parent / name) for name in ("output", "errors")]
     with open(names[0], "w+b") as output, open(names[1], "w+b") as errors, tempfile.TemporaryFile() as source:
@@ -125,7 +126,7 @@ def _run(arguments: list[str], given: bytes, working: Path) -> dict[str, Any]:
         source.seek(0)
         try:
             ended = subprocess.run(  # noqa: S603 - running what a caller sent is what the sandbox is for
-                arguments, stdin=source, stdout=output, stderr=errors, cwd=working, check=False
+                list(arguments), stdin=source, stdout=output, stderr=errors, cwd=working, check=False
             )
         except OSError as error:
             reason = f"{arguments[0][:200]!r}: {error.strerror or error}"
