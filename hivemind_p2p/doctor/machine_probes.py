@@ -177,12 +177,12 @@ async def open_files() -> OpenFilesFact:
 async def sandbox(wanted: str) -> SandboxFact:
     """Starts one task behind each kind of wall until one works, as a peer does when it starts."""
     from hivemind_p2p.worker.process import ChildProcess
-    from hivemind_p2p.worker.sandbox import walls
+    from hivemind_p2p.worker.sandbox import this_machine, walls
 
     linux = sys.platform == "linux"
     if wanted == "none":
         return SandboxFact(wanted, linux)
-    possible = walls("bubblewrap")
+    possible = walls("bubblewrap", this_machine())
     detail = ""
     with tempfile.TemporaryDirectory(prefix="hivemind-p2p-doctor-") as scratch:
         for wall in possible:

@@ -2,43 +2,26 @@
 
 Everything here runs beside code that strangers wrote. It limits itself before it reads the first task, keeps the
 pipes away from that code's prints, and imports little, so that a fresh child is ready soon. It is started by
-`worker.sandbox` as ``python -I -c ... PATHS UID PARENT``.
+`worker.sandbox` as ``python -I -c ... PATHS ORDERS``; the orders are those of `worker.wall_in`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import resource
 import sys
 import traceback
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from hivemind_p2p.errors import HivemindError, TaskFailedError, TaskMemoryError
 from hivemind_p2p.proto.tasks_pb2 import ChildRequest, Report
+from hivemind_p2p.worker import limits
 from hivemind_p2p.worker.frames import MAX_MESSAGE, MAX_OUTPUT, MAX_TRACEBACK, PREFIX
+from hivemind_p2p.worker.wall_in import Orders, wall_in
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-BASE_MEMORY: Final = 64 << 20
-"""Bytes that the interpreter itself may take, on top of what the task asked for."""
-
-MAX_FILE_BYTES: Final = 256 << 20
-"""Bytes of one file that a task may write."""
-
-MAX_PROCESSES: Final = 256
-"""Processes and threads of a task together, where the kernel counts them for this child alone."""
-
-MAX_OPEN_FILES: Final = 1024
-"""Files that a task may have open."""
-
-_COUNTS_BY_NAMESPACE: Final = (5, 14)
-"""The first Linux that counts RLIMIT_NPROC inside a user namespace; before, it counts all of the user's processes."""
-
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_DUMPABLE: Final = 4
-_SIGKILL: Final = 9
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -66,9 +49,8 @@ class _Tail(io.RawIOBase):
 
 def main() -> None:
     """Runs until the executor closes the pipe or kills the process."""
-    uid, parent = int(sys.argv[2]), int(sys.argv[3])
     requests, replies = _take_pipes()
-    _limit(uid, parent)
+    wall_in(Orders.from_text(sys.argv[2]))
     _warm_up()
     _to_nothing(2)  # until here the executor reads complaints from it
     output = _capture_output()
@@ -78,7 +60,7 @@ def main() -> None:
         header_length, payload_length = PREFIX.unpack(prefix)
         request = ChildRequest.FromString(requests.read(header_length))
         payload = memoryview(requests.read(payload_length))
-        _limit_memory(request.memory_bytes)
+        limits.lower(limits.for_task(request.memory_bytes))  # a child serves one size only
         report, value = _run(request.task_type, payload)
         if os.getpid() != own_pid:
             os._exit(0)  # a process that the task forked has come out of its function
@@ -115,54 +97,6 @@ def _capture_output() -> _Tail:
     wrapper = io.TextIOWrapper(tail, "utf-8", errors="backslashreplace", write_through=True)  # type: ignore[type-var]
     sys.stdout = sys.stderr = wrapper
     return tail
-
-
-def _limit(uid: int, parent: int) -> None:
-    """Gives up rights and sets what the kernel enforces. `uid` and `parent` are 0 where they do not apply."""
-    for what, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-    ):
-        _lower(what, most)
-    if uid or (not parent and _kernel() >= _COUNTS_BY_NAMESPACE):
-        _lower(resource.RLIMIT_NPROC, MAX_PROCESSES)
-    if uid:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        _prctl(_PR_SET_DUMPABLE, 1)  # or the task could not look at its own /proc entries
-    if parent:
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it died before the line above
-
-
-def _kernel() -> tuple[int, int]:
-    system = os.uname()
-    if system.sysname != "Linux":
-        return (0, 0)
-    major, minor = system.release.split(".")[:2]
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()))
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    """Counts the heap and private mappings of this process. A child serves one size only, so this is set once."""
-    _lower(resource.RLIMIT_DATA, memory_bytes + BASE_MEMORY)
-
-
-def _lower(what: int, most: int) -> None:
-    _, hard = resource.getrlimit(what)
-    if hard == resource.RLIM_INFINITY or hard > most:
-        resource.setrlimit(what, (most, most))
 
 
 def _run(task_type: str, payload: memoryview) -> tuple[Report, bytes]:

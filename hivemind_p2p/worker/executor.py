@@ -34,8 +34,8 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.proto.tasks_pb2 import Report
 from hivemind_p2p.types import Outcome, Usage, Work
 from hivemind_p2p.worker import monitor
-from hivemind_p2p.worker.child import BASE_MEMORY
 from hivemind_p2p.worker.frames import MAX_MESSAGE
+from hivemind_p2p.worker.limits import BASE_MEMORY
 from hivemind_p2p.worker.pool import ChildPool
 from hivemind_p2p.worker.process import ChildGoneError, ChildProcess
 from hivemind_p2p.worker.sandbox import SandboxName
@@ -53,7 +53,7 @@ class ExecutorStatistics:
     """What an executor has done since it was opened.
 
     Attributes:
-        sandbox: ``bubblewrap`` or ``none``.
+        sandbox: ``bubblewrap``, ``landlock`` or ``none``.
         running: Tasks that run now.
         completed: Tasks that gave a result.
         failed: Tasks that did not.
@@ -77,22 +77,25 @@ class ChildExecutor:
             the folder around it.
         slots: Children that work at once at most, and cpus that one task may ask for.
         memory_bytes: What one task may ask for.
-        sandbox: ``auto``, ``bubblewrap`` or ``none``.
+        sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
+        unsafe: Whether ``auto`` may run work without walls where no walls can be had.
 
     Raises:
         SandboxError: On entering: no child could be started in the sandbox that was asked for.
     """
 
-    def __init__(self, folder: Path, *, slots: int, memory_bytes: int, sandbox: SandboxName = "auto") -> None:
+    def __init__(
+        self, folder: Path, *, slots: int, memory_bytes: int, sandbox: SandboxName = "auto", unsafe: bool = False
+    ) -> None:
         self._slots = slots
         self._memory_bytes = memory_bytes
         self._room = trio.CapacityLimiter(slots)
-        self._pool = ChildPool(folder, slots, sandbox, hidden=(str(folder.absolute().parent),))
+        self._pool = ChildPool(folder, slots, sandbox, hidden=(str(folder.absolute().parent),), unsafe=unsafe)
         self._completed = self._failed = self._warm = 0
 
     @property
     def sandbox(self) -> str:
-        """How children are walled in: ``bubblewrap`` or ``none``."""
+        """How children are walled in: ``bubblewrap``, ``landlock`` or ``none``."""
         return self._pool.wall.name if self._pool.wall is not None else ""
 
     def statistics(self) -> ExecutorStatistics:
@@ -108,8 +111,8 @@ class ChildExecutor:
 
     async def __aenter__(self) -> Self:
         wall = await self._pool.open()
-        _events.info("executor_ready", sandbox=wall.name, own_user=wall.own_user, slots=self._slots)
-        if wall.name == "none":
+        _events.info("executor_ready", sandbox=wall.name, walls=str(wall), slots=self._slots)
+        if not wall.holds:
             _events.warning("no_sandbox", advice="run trusted work only, or install bubblewrap")
         return self
 

@@ -12,9 +12,12 @@ import trio
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import SandboxError
 from hivemind_p2p.worker.process import ChildProcess
-from hivemind_p2p.worker.sandbox import SandboxName, Wall, walls
+from hivemind_p2p.worker.sandbox import SandboxName, Wall, this_machine, walls
 
-HINT: Final = "Install bubblewrap (`apt install bubblewrap`), or run trusted work only with --sandbox none."
+HINT: Final = (
+    "Install bubblewrap (`apt install bubblewrap`); or, if you trust everybody whose work you run, go without walls: "
+    "--unsafe."
+)
 
 _events = telemetry.source("executor")
 
@@ -27,13 +30,17 @@ class ChildPool:
         slots: Children kept besides the fresh one.
         wanted: Which sandbox.
         hidden: Folders that no child may see.
+        unsafe: Whether children may be started without walls where none can be had.
     """
 
-    def __init__(self, folder: Path, slots: int, wanted: SandboxName, hidden: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, slots: int, wanted: SandboxName, hidden: Sequence[str], *, unsafe: bool = False
+    ) -> None:
         self._folder = folder
         self._slots = slots
         self._wanted = wanted
         self._hidden = hidden
+        self._unsafe = unsafe
         self.wall: Wall | None = None
         self.started = 0
         self._idle: deque[ChildProcess] = deque()
@@ -50,8 +57,8 @@ class ChildPool:
             SandboxError: None works, of those that were asked for.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        failure = SandboxError("bubblewrap is not installed on this machine")
-        for wall in walls(self._wanted):
+        failure = SandboxError(_missing(self._wanted))
+        for wall in walls(self._wanted, this_machine(), unsafe=self._unsafe):
             try:
                 self._spare = await self._start(wall)
             except SandboxError as error:
@@ -140,3 +147,12 @@ class ChildPool:
                 child.kill_now()
             for child in children:
                 await child.kill()
+
+
+def _missing(wanted: SandboxName) -> str:
+    """Why there is not even one to try."""
+    reasons = {
+        "bubblewrap": "bubblewrap is not installed on this machine",
+        "landlock": "this kernel has no Landlock of version 3 (Linux 6.2), or it is switched off",
+    }
+    return reasons.get(wanted, "; ".join(reasons.values()))

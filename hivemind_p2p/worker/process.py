@@ -67,11 +67,15 @@ class ChildProcess:
         Raises:
             SandboxError: It could not be started, or was not ready in time.
         """
-        scratch = tempfile.mkdtemp(prefix="task-", dir=folder) if wall.name == "none" else ""
+        uid = sandbox.FIRST_UID + (os.getpid() * 64 + next(_numbers)) % sandbox.UIDS
+        scratch = _make_scratch(wall, folder, uid)
         with tempfile.TemporaryFile() as complaints:
             try:
-                popen, stdin, stdout = _spawn(wall, scratch, hidden, complaints)
-            except OSError as error:
+                popen, stdin, stdout = _spawn(wall, uid, scratch, hidden, complaints)
+            except SandboxError:
+                _clear(scratch)
+                raise
+            except (OSError, ValueError) as error:
                 _clear(scratch)
                 raise SandboxError(f"a child process could not be started: {error}") from error
             try:
@@ -131,16 +135,28 @@ class ChildProcess:
         _kill(self._popen, self.meter.init)
 
 
+def _make_scratch(wall: sandbox.Wall, folder: Path, uid: int) -> str:
+    """A folder for a child without bubblewrap, in which it has one of its own."""
+    if wall.name == "bubblewrap":
+        return ""
+    if not wall.own_user:
+        return tempfile.mkdtemp(prefix="task-", dir=folder)
+    # Another user than the peer's could not get through the peer's own folder to it.
+    scratch = tempfile.mkdtemp(prefix="hivemind-task-")
+    os.chown(scratch, uid, uid)
+    return scratch
+
+
 def _clear(scratch: str) -> None:
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _spawn(
-    wall: sandbox.Wall, scratch: str, hidden: Sequence[str], complaints: IO[bytes]
+    wall: sandbox.Wall, uid: int, scratch: str, hidden: Sequence[str], complaints: IO[bytes]
 ) -> tuple[subprocess.Popen[bytes], trio.lowlevel.FdStream, trio.lowlevel.FdStream]:
-    uid = sandbox.FIRST_UID + (os.getpid() * 64 + next(_numbers)) % sandbox.UIDS
-    command = sandbox.command(wall, sandbox.this_python(), uid=uid, parent=os.getpid(), hidden=hidden)
+    python = sandbox.this_python()
+    command = sandbox.command(wall, python, uid=uid, parent=os.getpid(), scratch=scratch, hidden=hidden)
     child_reads, we_write = os.pipe()
     we_read, child_writes = os.pipe()
     try:

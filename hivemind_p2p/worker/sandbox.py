@@ -1,8 +1,10 @@
 """The walls around a child process, as a command line. Nothing here starts anything.
 
 With bubblewrap (Linux) the child sees an empty system: the interpreter and its packages, read-only and at their own
-paths, a small /tmp of its own, no network, no other processes, no home folder, none of the peer's files. Without it
-the child is a plain process with limits; then only trusted work should be run, and the peer says so.
+paths, a small /tmp of its own, no network, no other processes, no home folder, none of the peer's files. Without
+bubblewrap Landlock gives up the same files, and a filter of system calls the network and the other processes; what
+exists, and how much is written, is hidden less well. Both walls have the filter. Where neither can be had, the child
+is a plain process with limits; then only trusted work may be run, and only if the user says so.
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 import hivemind_p2p
+from hivemind_p2p.errors import SandboxError
+from hivemind_p2p.worker import landlock, seccomp
+from hivemind_p2p.worker.wall_in import Orders
 
-SandboxName = Literal["auto", "bubblewrap", "none"]
-"""What may be asked for: the strongest that works, bubblewrap or an error, or no walls."""
+WallName = Literal["bubblewrap", "landlock", "none"]
+
+SandboxName = Literal["auto", "bubblewrap", "landlock", "none"]
+"""What may be asked for: the strongest that works, one of them or an error, or no walls."""
 
 SCRATCH_BYTES: Final = 256 << 20
 """Bytes that a task may write into its /tmp, which lies in memory, and as many again into /dev/shm."""
@@ -39,6 +46,19 @@ _SYSTEM_FILES: Final = (
     "/etc/localtime",
     "/sys/devices/system/cpu",
 )
+_NETWORK_FILES: Final = (
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+)
+"""What a task that may use the network needs to find others and to know them."""
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_PROC_FILES: Final = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/uptime", "/proc/version")
+"""Of the machine; of processes a child sees its own only."""
+
 _INSTALLED: Final = ("site-packages", "dist-packages")
 _START: Final = (
     "import sys; first, *rest = sys.argv[1].split(':'); sys.path.insert(0, first); "
@@ -52,15 +72,35 @@ class Wall:
     """One way to start a child.
 
     Attributes:
-        name: ``bubblewrap`` or ``none``.
-        own_user: Whether each child gives up root for a user of its own. Only root can offer that; anybody else
-            gets a user namespace instead.
+        name: ``bubblewrap``, ``landlock`` or ``none``.
+        own_user: Whether each child gives up root for a user of its own. Only root can offer that; with bubblewrap
+            anybody else gets a user namespace instead.
         program: Where bubblewrap lies.
+        landlock: The version of Landlock that is used; 0 for none.
+        filtered: Whether system calls are filtered.
+        network: Whether the machine's network may be used.
     """
 
-    name: Literal["bubblewrap", "none"]
+    name: WallName
     own_user: bool = False
     program: str = ""
+    landlock: int = 0
+    filtered: bool = False
+    network: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether it keeps strangers' code in, so that it may be run."""
+        return self.name != "none"
+
+    def __str__(self) -> str:
+        if not self.holds:
+            return "no walls"
+        parts = ["bubblewrap"] if self.name == "bubblewrap" else []
+        parts += ["Landlock"] if self.landlock else []
+        parts += ["seccomp"] if self.filtered else []
+        parts += ["a user of its own"] if self.own_user else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +112,56 @@ class Python:
     path: tuple[str, ...]
 
 
-def walls(wanted: SandboxName) -> tuple[Wall, ...]:
-    """The ways to start a child on this machine, strongest first. Which of them work shows when one is tried."""
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine has for walls.
+
+    Attributes:
+        bubblewrap: Where it lies; empty if it is not installed.
+        root: Whether this process is root.
+        landlock: The kernel's version of Landlock; 0 for none.
+        filtered: Whether the filter of system calls knows this kind of processor.
+    """
+
+    bubblewrap: str = ""
+    root: bool = False
+    landlock: int = 0
+    filtered: bool = False
+
+
+def this_machine() -> Machine:
+    """What there is; whether it works shows when a child is started with it."""
+    if sys.platform != "linux":
+        return Machine()
+    from hivemind_p2p.worker import kernel
+
+    return Machine(
+        bubblewrap=shutil.which("bwrap") or "",
+        root=os.geteuid() == 0,
+        landlock=kernel.landlock_abi(),
+        filtered=os.uname().machine in seccomp.MACHINES,
+    )
+
+
+def walls(wanted: SandboxName, machine: Machine, *, unsafe: bool = False) -> tuple[Wall, ...]:
+    """The ways to start a child, strongest first. Which of them work shows when one is tried.
+
+    Args:
+        wanted: What was asked for.
+        machine: What there is.
+        unsafe: Whether ``auto`` may end with no walls.
+    """
     if wanted == "none":
         return (Wall("none"),)
-    program = shutil.which("bwrap") if sys.platform == "linux" else None
     found: list[Wall] = []
-    if program is not None and os.geteuid() == 0:
-        found.append(Wall("bubblewrap", own_user=True, program=program))
-    if program is not None:
-        found.append(Wall("bubblewrap", program=program))
-    if wanted == "auto":
+    abi = machine.landlock if machine.landlock >= landlock.LEAST_ABI else 0
+    users = (True, False) if machine.root else (False,)
+    if wanted in ("auto", "bubblewrap") and machine.bubblewrap:
+        found += [Wall("bubblewrap", own, machine.bubblewrap, abi, machine.filtered) for own in users]
+    # Root without a user of its own would keep root's rights, which reach around Landlock.
+    if wanted in ("auto", "landlock") and abi and machine.filtered:
+        found.append(Wall("landlock", machine.root, "", abi, filtered=True))
+    if wanted == "auto" and unsafe:
         found.append(Wall("none"))
     return tuple(found)
 
@@ -115,32 +194,74 @@ def environment(scratch: str) -> dict[str, str]:
     }
 
 
-def command(wall: Wall, python: Python, *, uid: int, parent: int, hidden: Sequence[str] = ()) -> list[str]:
+def command(
+    wall: Wall, python: Python, *, uid: int, parent: int, scratch: str = "", hidden: Sequence[str] = ()
+) -> list[str]:
     """The command line of a child.
 
     Args:
         wall: How to start it.
         python: What to start.
         uid: The user that the child becomes where the wall gives it one.
-        parent: The process with which a child without walls dies.
+        parent: The process with which a child without bubblewrap dies.
+        scratch: The folder of a child without bubblewrap.
         hidden: Folders that must not be seen even where they lie inside one that is shown.
+
+    Raises:
+        SandboxError: Such a folder cannot be hidden.
     """
-    program = [python.executable, "-I", "-c", _START, ":".join(python.path)]
-    program += [str(uid if wall.own_user else 0), str(0 if wall.name == "bubblewrap" else parent)]
-    if wall.name == "none":
+    walled = wall.name == "bubblewrap"
+    readable, writable = _shown(wall, python, scratch, hidden)
+    orders = Orders(
+        wall=wall.name,
+        uid=uid if wall.own_user else 0,
+        parent=0 if walled else parent,
+        network=wall.network,
+        landlock=wall.landlock,
+        filtered=wall.filtered,
+        readable=readable,
+        writable=writable,
+    )
+    program = [python.executable, "-I", "-c", _START, ":".join(python.path), orders.to_text()]
+    if not walled:
         return program
-    return [wall.program, *_namespaces(wall), *_file_system(python.folders, hidden), "--", *program]
+    return [
+        wall.program,
+        *_namespaces(wall),
+        *_file_system(python.folders, hidden, network=wall.network),
+        "--",
+        *program,
+    ]
+
+
+def _shown(wall: Wall, python: Python, scratch: str, hidden: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What Landlock leaves readable, and what writable."""
+    if not wall.landlock:
+        return (), ()
+    if wall.name == "bubblewrap":
+        return ("/",), ("/tmp", "/dev")  # noqa: S108 - inside the sandbox, where nothing else is to be found
+    folders = (*_SYSTEM, *_outermost(python.folders))
+    for folder in hidden:
+        around = [shown for shown in folders if _is_inside(folder, shown)]
+        if around:
+            raise SandboxError(
+                f"the folder {folder} lies inside {around[0]}, which every task may read",
+                hint="Choose another data folder with --data, or install bubblewrap, which can hide it.",
+            )
+    files = (*_SYSTEM_FILES, *_PROC_FILES, *(_NETWORK_FILES if wall.network else ()))
+    return (*folders, *files), (scratch, *_DEVICES)
 
 
 def _namespaces(wall: Wall) -> list[str]:
-    arguments = ["--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
+    arguments = ["--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid"]
+    arguments += [] if wall.network else ["--unshare-net"]
     arguments += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", "--cap-drop", "ALL"]
     if wall.own_user:
         return [*arguments, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     return [*arguments, "--unshare-user"]
 
 
-def _file_system(folders: Iterable[str], hidden: Sequence[str]) -> list[str]:
+def _file_system(folders: Iterable[str], hidden: Sequence[str], *, network: bool) -> list[str]:
     arguments = ["--proc", "/proc", "--dev", "/dev"]
     for scratch in ("/tmp", "/dev/shm"):  # noqa: S108 - inside the sandbox
         arguments += ["--perms", "1777", "--size", str(SCRATCH_BYTES), "--tmpfs", scratch]
@@ -149,7 +270,7 @@ def _file_system(folders: Iterable[str], hidden: Sequence[str]) -> list[str]:
             arguments += ["--symlink", os.readlink(folder), folder]
         else:
             arguments += ["--ro-bind-try", folder, folder]
-    for path in _SYSTEM_FILES:
+    for path in (*_SYSTEM_FILES, *(_NETWORK_FILES if network else ())):
         arguments += ["--ro-bind-try", path, path]
     shown = _outermost(folders)
     for folder in _ancestors(shown):

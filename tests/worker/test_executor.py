@@ -1,11 +1,13 @@
 """Real children: warm reuse, limits, crashes, escapes, and that nothing is left behind."""
 
 import functools
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -28,7 +30,7 @@ FALSE_REPORT = Report(error_code="insufficient_credits", error_message="pay me")
 
 @functools.cache
 def bubblewrap_works() -> bool:
-    wall = sandbox.walls("bubblewrap")
+    wall = sandbox.walls("bubblewrap", sandbox.this_machine())
     if not wall:
         return False
     probe = [wall[-1].program, "--unshare-user", "--ro-bind", "/", "/", "true"]
@@ -347,6 +349,7 @@ from hivemind_p2p.worker.executor import ChildExecutor
 from hivemind_p2p.tasks.library.function import NAME, pack
 from hivemind_p2p.types import Needs, PeerId, Work
 import time
+import zipfile
 async def main():
     async with ChildExecutor(Path(sys.argv[1]), slots=1, memory_bytes=1 << 30, sandbox=sys.argv[2]) as executor:
         print("ready", flush=True)
@@ -388,3 +391,21 @@ async def test_a_command_ends_with_its_time(executor):
     outcome = await executor.run(Work("t", PeerId("alice"), command.NAME, payload, Needs(memory="256MiB", seconds=0.5)))
     assert outcome.error_code == "task_timeout"
     assert "sleep" not in [child.name() for child in psutil.Process().children(recursive=True)]
+
+
+async def test_a_bundle_runs_behind_the_wall_and_a_hostile_one_fails(walled, tmp_path):
+    from hivemind_p2p.tasks.library import bundle
+
+    def sent(payload):
+        return Work("t", PeerId("alice"), bundle.NAME, payload, Needs(memory="256MiB", seconds=20.0))
+
+    tmp_path.joinpath("bundle").mkdir()
+    tmp_path.joinpath("bundle", "main.py").write_text(f"import os; print(os.path.exists({HOME_FILE!r}))")
+    payload = bundle.pack(tmp_path / "bundle")
+    ended = decode((await walled.run(sent(payload))).payload)
+    with zipfile.ZipFile(io.BytesIO(ended["zip"])) as back:
+        assert (ended["status"], back.read("stdout.txt")) == (0, b"False\n")
+    hostile = payload.replace(b"main.py", b"/ain.py")
+    outcome = await walled.run(sent(hostile))
+    assert outcome.error_code == "task_failed"
+    assert "not a name" in outcome.error_message
