@@ -40,7 +40,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What became of a chunk: one of these.
+    """What became of a chunk: one of these. The tensors are its owner's: no later step changes them.
 
     Attributes:
         hidden: Hidden states of shape (rows, hidden size), in the engine's dtype.

@@ -59,6 +59,38 @@ Action: TypeAlias = TakeRoute | Feed | Emit | Finish | Fail
 
 
 @dataclass
+class Detours:
+    """Which routes were lost, and who was to blame.
+
+    Attributes:
+        attempt: Which route is taken now; 0 before the first.
+    """
+
+    attempt: int = 0
+    _avoid_until: dict[PeerId, float] = field(default_factory=dict)
+
+    def avoid(self, now: float) -> frozenset[PeerId]:
+        """Who is kept out of routes now."""
+        return frozenset(peer for peer, until in self._avoid_until.items() if until > now)
+
+    def next(self) -> int:
+        """Another route is taken; which one."""
+        self.attempt += 1
+        return self.attempt
+
+    def lost(self, peers: Collection[PeerId], error: HivemindError, now: float) -> None:
+        """The present route is lost.
+
+        Raises:
+            GenerationError: It was the last one that is tried.
+        """
+        self._avoid_until |= dict.fromkeys(peers, now + AVOID_SECONDS)
+        if self.attempt >= MOST_ROUTES:
+            message = f"{MOST_ROUTES} routes were lost, the last one because {error.message}"
+            raise GenerationError(message, hint=error.hint)
+
+
+@dataclass
 class GenerationState:
     """One text in the making.
 
@@ -75,8 +107,7 @@ class GenerationState:
     max_new_tokens: int
     ends: Collection[int] = ()
     written: list[int] = field(default_factory=list)
-    _attempt: int = 0
-    _avoid_until: dict[PeerId, float] = field(default_factory=dict)
+    _detours: Detours = field(default_factory=Detours)
     _over: bool = False
 
     @property
@@ -87,7 +118,7 @@ class GenerationState:
     @property
     def attempt(self) -> int:
         """Which route is taken now."""
-        return self._attempt
+        return self._detours.attempt
 
     @property
     def text(self) -> list[int]:
@@ -101,7 +132,7 @@ class GenerationState:
 
     def avoid(self, now: float) -> frozenset[PeerId]:
         """Who is kept out of routes now."""
-        return frozenset(peer for peer, until in self._avoid_until.items() if until > now)
+        return self._detours.avoid(now)
 
     def start(self, now: float) -> list[Action]:
         """Called once, before anything else."""
@@ -112,13 +143,13 @@ class GenerationState:
 
     def opened(self, attempt: int) -> list[Action]:
         """All stages of the route of this attempt are ready."""
-        if attempt != self._attempt or self._over:
+        if attempt != self.attempt or self._over:
             return []
         return [Feed(self.position)]
 
     def tokens(self, attempt: int, source: PeerId, position: int, tokens: Sequence[int], now: float) -> list[Action]:
         """The last stage, `source`, sent tokens. Those of a route that was given up are passed over."""
-        if attempt != self._attempt or self._over:
+        if attempt != self.attempt or self._over:
             return []
         if position != self.position:
             error = GenerationError(f"peer {source} sent the token at {position} where {self.position} was due")
@@ -137,15 +168,14 @@ class GenerationState:
 
     def lost(self, attempt: int, peers: Collection[PeerId], error: HivemindError, now: float) -> list[Action]:
         """The route of this attempt failed; `peers` are to blame."""
-        if attempt != self._attempt or self._over:
+        if attempt != self.attempt or self._over:
             return []
-        self._avoid_until |= dict.fromkeys(peers, now + AVOID_SECONDS)
-        if self._attempt >= MOST_ROUTES:
+        try:
+            self._detours.lost(peers, error, now)
+        except GenerationError as last:
             self._over = True
-            message = f"{MOST_ROUTES} routes were lost, the last one because {error.message}"
-            return [Fail(GenerationError(message, hint=error.hint))]
+            return [Fail(last)]
         return [self._take_route(now)]
 
     def _take_route(self, now: float) -> TakeRoute:
-        self._attempt += 1
-        return TakeRoute(self._attempt, self.avoid(now))
+        return TakeRoute(self._detours.next(), self.avoid(now))

@@ -186,10 +186,11 @@ class OpenRoute:
         """Lets the ring go on from a position of the text that came with Open."""
         await self._feed(pb.Feed(position=position, last=True))
 
-    async def feed(self, position: int, tokens: Sequence[int], *, rows: int) -> None:
-        """Client mode: gives the first stage tokens, and says how many of the last rows are wanted."""
-        for start in range(0, len(tokens), PREFILL_CHUNK):
-            stop = min(start + PREFILL_CHUNK, len(tokens))
+    async def feed(self, position: int, tokens: Sequence[int], *, rows: int, whole: bool = False) -> None:
+        """Client mode: gives the first stage tokens, in chunks or as a whole; of the last ones the rows are wanted."""
+        size = len(tokens) if whole else PREFILL_CHUNK
+        for start in range(0, len(tokens), size):
+            stop = min(start + size, len(tokens))
             wanted = max(0, min(stop - start, stop - (len(tokens) - rows)))
             await self._feed(pb.Feed(position=position + start, tokens=tokens[start:stop], rows=wanted))
 

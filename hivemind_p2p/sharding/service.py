@@ -21,6 +21,7 @@ Non-goals: going on after a stage was lost (the caller's business, `generation.p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,6 +41,7 @@ from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import hosting, quantise, requests, ring, wire
 from hivemind_p2p.sharding.billing import Billing
 from hivemind_p2p.sharding.cache import MemoryPool
+from hivemind_p2p.sharding.choosing import Drafter
 from hivemind_p2p.sharding.chunks import Engine
 from hivemind_p2p.sharding.engine_thread import EngineFigures, EngineThread
 from hivemind_p2p.sharding.loop_watch import LoopWatch
@@ -142,6 +144,7 @@ class StageService:
         self._neighbours: dict[PeerId, float] = {}
         self._ring = ring.Ring(network, self)
         self._loop_watch = LoopWatch()
+        self.make_drafter: Callable[[OpenRequest], Drafter | None] = _no_drafter
         self._generations = 0
         self._nursery: trio.Nursery | None = None
         network.serve(wire.PROTOCOL, self._answer)
@@ -261,7 +264,7 @@ class StageService:
             self._ring,
             channel,
             request,
-            drafter=None,
+            drafter=self.make_drafter(request) if request.drafts and hosted.engine.first else None,
             billing=billing,
         )
         self._sessions[key] = session
@@ -310,6 +313,10 @@ class StageService:
         if any(session.request.previous == peer for session in self._sessions.values()):
             self._neighbours[peer] = now
         return now - self._neighbours.get(peer, -math.inf) < LATE_SECONDS
+
+
+def _no_drafter(_: OpenRequest) -> Drafter | None:
+    return None
 
 
 def _check(request: OpenRequest, engine: Engine) -> None:

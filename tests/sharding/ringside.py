@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,10 +12,13 @@ import torch
 import trio
 
 from hivemind_p2p.errors import BusyError
+from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding.caller import Extras, GenerationRun, Model, Patience
 from hivemind_p2p.sharding.chunks import Chunk, Output
 from hivemind_p2p.sharding.generation import GenerationState
 from hivemind_p2p.sharding.hosting import Loaded
+from hivemind_p2p.sharding.routes import Routes, Terms
+from hivemind_p2p.sharding.rows import Rows, open_rows
 from hivemind_p2p.sharding.sampling import SamplingOptions
 from hivemind_p2p.sharding.stage import Shape
 from hivemind_p2p.types import LayerSpan, Link, StageOffer
@@ -92,6 +95,16 @@ def _head(rows: torch.Tensor) -> torch.Tensor:
     return rows @ torch.cos(grid * 1.3).float()
 
 
+def whole_rows(text: Sequence[int], *, logits: bool) -> torch.Tensor:
+    """What the whole model makes of each token."""
+    engine = ToyEngine(LayerSpan(0, LAYERS))
+    engine.open("whole", CONTEXT)
+    (output,) = engine.run([Chunk("whole", 0, torch.tensor(text), len(text) if logits else 0)])
+    found = output.logits if logits else output.hidden
+    assert found is not None
+    return found
+
+
 def expected(prompt: Sequence[int], new: int) -> list[int]:
     """The new tokens that the whole model writes, greedily."""
     engine = ToyEngine(LayerSpan(0, LAYERS))
@@ -150,6 +163,15 @@ class Ringside:
 
         await self.run(prompt, new, **options).run(read)  # type: ignore[arg-type]
         return written
+
+    def rows(self, mode: pb.Mode, *, room: int = 200, budget: int = 0) -> AbstractAsyncContextManager[Rows]:
+        """A text in client mode."""
+        caller = self.hive.caller
+        terms = Terms(room, SamplingOptions(), mode=mode, budget=budget)
+        patience = Patience(wait_for_hosts=0.2)
+        model = Model(LINK, LAYERS, CONTEXT, frozenset())
+        routes = Routes(caller.network, caller.offers, caller.payer, model, terms, patience)
+        return open_rows(routes, ask_after=0.5, independent=mode == pb.EMBED)
 
     async def idle(self) -> None:
         """Waits until no generation is left anywhere."""
