@@ -38,7 +38,7 @@ from hivemind_p2p.worker.frames import MAX_MESSAGE
 from hivemind_p2p.worker.limits import BASE_MEMORY
 from hivemind_p2p.worker.pool import ChildPool
 from hivemind_p2p.worker.process import ChildGoneError, ChildProcess
-from hivemind_p2p.worker.sandbox import SandboxName
+from hivemind_p2p.worker.sandbox import SCRATCH_BYTES, SandboxName
 
 _FROM_CHILD: Final = frozenset(
     kind.code() for kind in (TaskFailedError, TaskMemoryError, UnsafeValueError, UnknownTaskTypeError)
@@ -193,10 +193,8 @@ class _Run:
             await trio.sleep(monitor.INTERVAL)
             sample = self._child.meter.full()
             self._note(sample)
-            if sample.memory_bytes > limit:
-                self._stopped = (TaskMemoryError, f"it used {sample.memory_bytes:,} bytes of memory")
-            elif sample.processes > monitor.MAX_PROCESSES:
-                self._stopped = (TaskCrashedError, f"it was stopped when it had {sample.processes} processes")
+            if error := monitor.exceeded(sample, memory_bytes=limit, disk_bytes=SCRATCH_BYTES):
+                self._stopped = (type(error), error.message)
             if self._stopped is not None:
                 scope.cancel()
                 return

@@ -17,6 +17,7 @@ from hivemind_p2p.worker import landlock
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _SIGKILL: Final = 9
 
@@ -44,6 +45,11 @@ def die_with(parent: int) -> None:
 def stay_readable() -> None:
     """Lets a process that has changed its user look at its own entries in /proc, which else belong to root."""
     _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all below it whose own parents end, so that none is lost sight of."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def give_up_new_privileges() -> None:

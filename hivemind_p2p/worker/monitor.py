@@ -1,12 +1,15 @@
-"""What a child and its descendants use: processor time, memory, processes; and the whole machine, for `status`."""
+"""What a child and its descendants use: processor time, memory, processes, disk; and what of it is too much."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from hivemind_p2p.errors import TaskCrashedError, TaskError, TaskMemoryError
 
 INTERVAL: Final = 0.1
 """Seconds between two looks at a running child: soon enough to stop a memory bomb, cheap enough to forget (about a
@@ -14,6 +17,10 @@ millisecond a look)."""
 
 MAX_PROCESSES: Final = 300
 """Processes of one task before it is stopped: the second line behind the kernel's own limit."""
+
+
+MOST_FILES: Final = 20_000
+"""Files and folders that a task may make on the machine's disk: looking at them takes a few hundredths of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +32,25 @@ class Sample:
         memory_bytes: Resident now, shared pages counted in each process.
         processes: The child and its descendants.
         threads: Threads of the child itself; 0 if it is gone.
+        disk_bytes: What lies in its folder, where that is a folder of the machine's disk.
     """
 
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
     processes: int = 0
     threads: int = 0
+    disk_bytes: int = 0
+
+
+def exceeded(sample: Sample, *, memory_bytes: int, disk_bytes: int) -> TaskError | None:
+    """Why a task has to be stopped; None while it keeps to its limits."""
+    if sample.memory_bytes > memory_bytes:
+        return TaskMemoryError(f"it used {sample.memory_bytes:,} bytes of memory")
+    if sample.processes > MAX_PROCESSES:
+        return TaskCrashedError(f"it was stopped when it had {sample.processes} processes")
+    if sample.disk_bytes > disk_bytes:
+        return TaskCrashedError(f"it was stopped when it had written {sample.disk_bytes:,} bytes")
+    return None
 
 
 class Meter:
@@ -40,9 +60,11 @@ class Meter:
         pid: The process that was started: the child, or bubblewrap in front of it.
         walled: Whether bubblewrap stands in front of it: the process, in it the first process of the sandbox, in
             that the child.
+        scratch: The child's folder on the machine's disk, if it has one.
     """
 
-    def __init__(self, pid: int, *, walled: bool) -> None:
+    def __init__(self, pid: int, *, walled: bool, scratch: str = "") -> None:
+        self._scratch = scratch
         self.root = psutil.Process(pid)
         self.init = _only_child(self.root) if walled else None
         self.child = _only_child(self.init) if self.init is not None else self.root
@@ -66,7 +88,8 @@ class Meter:
                     processes += 1
             except psutil.Error:
                 continue
-        return Sample(cpu, memory, processes, self.quick().threads)
+        disk = folder_bytes(self._scratch) if self._scratch else 0
+        return Sample(cpu, memory, processes, self.quick().threads, disk)
 
     def _tree(self) -> list[psutil.Process]:
         try:
@@ -81,6 +104,34 @@ class Meter:
         if self.quick().threads != 1 or _children(self.child.pid):
             return False
         return self.init is None or _children(self.init.pid) == [self.child.pid]
+
+
+def folder_bytes(folder: str) -> int:
+    """What a folder takes on the disk, links not followed; at most `MOST_FILES` files are looked at.
+
+    A folder with more files than that counts as full: so many can only be an attack.
+    """
+    total, seen, folders = 0, 0, [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    seen += 1
+                    total += _on_disk(entry)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    if seen > MOST_FILES:
+                        return 1 << 62
+        except OSError:
+            continue  # the task has removed it meanwhile
+    return total
+
+
+def _on_disk(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except OSError:
+        return 0
 
 
 def machine() -> dict[str, float]:

@@ -80,7 +80,7 @@ class ChildProcess:
                 raise SandboxError(f"a child process could not be started: {error}") from error
             try:
                 await _wait_until_ready(stdout)
-                meter = Meter(popen.pid, walled=wall.name == "bubblewrap")
+                meter = Meter(popen.pid, walled=wall.name == "bubblewrap", scratch=scratch)
             except BaseException as error:
                 await _end(popen, None, stdin, stdout)
                 _clear(scratch)

@@ -87,6 +87,9 @@ LEAVING: Final = ("setsid", "setpgid")
 _NEW_NAMESPACES: Final = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
 
+_TIES: Final = (1, 35, 36, 0x59616D61)
+"""PR_SET_PDEATHSIG, SET_MM, SET_CHILD_SUBREAPER, SET_PTRACER: what ties a child to the peer or lets others in."""
+
 _UNIX, _INET, _INET6 = 1, 2, 10
 _STREAM, _DATAGRAM, _SEQUENCED = 1, 2, 5
 _SOCKET_KIND: Final = 0xF
@@ -148,6 +151,7 @@ def rules(*, shared: bool, network: bool, same_user: bool = False, own_pid: int 
     found += [
         Rule("clone", EPERM, (Test(0, (0,), mask=_NEW_NAMESPACES),)),
         Rule("ioctl", EPERM, (Test(1, (_TIOCSTI, _TIOCLINUX), wanted=False),)),
+        Rule("prctl", EPERM, (Test(0, _TIES, wanted=False),)),
         Rule("personality", EPERM, (Test(0, (0, _QUERY)),)),
         Rule("socket", EPERM, _sockets(shared=shared, network=network)),
         Rule("socketpair", EPERM, (Test(0, (_UNIX,)),)),

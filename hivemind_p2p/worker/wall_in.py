@@ -112,6 +112,7 @@ def _use_the_kernel(orders: Orders) -> None:
         kernel.stay_readable()
     if orders.parent:
         kernel.die_with(orders.parent)
+        kernel.adopt_orphans()
     if orders.landlock or orders.filtered:
         kernel.give_up_new_privileges()
     if orders.landlock:

@@ -158,3 +158,9 @@ def test_every_call_gets_a_verdict(number, arguments):
         assert len(code) // INSTRUCTION.size <= MOST_INSTRUCTIONS
         found = run(code, number, *arguments, architecture=machine.architecture)
         assert found in (ALLOW, KILL, EPERM, ENOSYS, PRETEND)
+
+
+def test_a_child_stays_tied_to_the_peer(verdict):
+    assert verdict(WALLED, "prctl", 1, 0) == EPERM
+    assert verdict(WALLED, "prctl", 36, 0) == EPERM
+    assert verdict(WALLED, "prctl", 15, 0) == ALLOW  # a thread's name
