@@ -117,7 +117,8 @@ def _use_the_kernel(orders: Orders) -> None:
         kernel.give_up_new_privileges()
     if orders.landlock:
         readable = (*orders.readable, f"/proc/{os.getpid()}")
-        kernel.restrict(orders.landlock, readable, orders.writable, network=orders.network)
+        network = orders.network or orders.wall == "bubblewrap"  # which has a network of its own, with nobody in it
+        kernel.restrict(orders.landlock, readable, orders.writable, network=network)
     if orders.filtered:
         kernel.filter_calls(_filter(orders))
 
