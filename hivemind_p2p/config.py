@@ -43,7 +43,10 @@ class Settings:
         cpus: Cores lent to tasks; 0 for as many as the machine has.
         memory: Bytes lent to tasks and stages; 0 for half of the machine's.
         serve_models: ``none``, or ``any`` to host stages of the models that the hive publishes.
-        sandbox: ``auto``, ``bubblewrap`` or ``none``.
+        sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
+        unsafe: Whether tasks may run without walls where no walls can be had.
+        schedule: The hours in which tasks are taken, such as ``mon-fri 20:00-07:00``; empty for always.
+        only_when_idle: Whether tasks are taken only while other programs leave the machine alone.
         threads: Torch threads a stage computes with.
         prices: What this peer asks.
         upload_limit: Bytes a second of contents that are sent to others, all together; 0 for no limit.
@@ -68,6 +71,9 @@ class Settings:
     memory: int = 0
     serve_models: str = "none"
     sandbox: str = "auto"
+    unsafe: bool = False
+    schedule: str = ""
+    only_when_idle: bool = False
     threads: int = 1
     prices: Prices = field(default_factory=Prices)
     upload_limit: int = 0
@@ -79,7 +85,7 @@ class Settings:
 
 
 _NAMES = {item.name for item in fields(Settings)} - {"prices"}
-_CHOICES = {"serve_models": ("none", "any"), "sandbox": ("auto", "bubblewrap", "none")}
+_CHOICES = {"serve_models": ("none", "any"), "sandbox": ("auto", "bubblewrap", "landlock", "none")}
 
 
 def config_file() -> Path:
@@ -224,6 +230,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "wait_for_room": _positive,
     "threads": _threads,
     "prices": _prices,
+    "unsafe": _truth,
+    "only_when_idle": _truth,
     "relay": _truth,
     "upnp": _truth,
 }

@@ -128,6 +128,7 @@ DECISIONS = {
     "sharding": ("batching", "generation", "headers", "intake", "placement", "route", "sampling", "watch"),
     "tasks": ("admission", "elements", "matching", "plugins", "reading", "registry", "spec", "values", "wire"),
     "credits": ("earner_book", "payer_book", "pricing", "receipts", "vouchers", "wire"),
+    "worker": ("landlock", "readiness", "schedule", "seccomp", "system_calls"),
     "doctor": (
         "findings",
         "hive_facts",
