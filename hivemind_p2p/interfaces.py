@@ -227,12 +227,39 @@ class OfferBook(Protocol):
     async def offers(self, *, fresh: bool = False) -> tuple[Offer, ...]:
         """The current offers of others and of this peer; asked anew where `fresh` or the cache is old."""
 
-    async def set_stages(self, stages: Sequence[StageOffer]) -> None:
-        """Replaces the stages in this peer's own offer and publishes it."""
+    async def set_stages(
+        self, stages: Sequence[StageOffer], *, weight_bytes_free: int = 0, weight_bytes_per_second: int = 0
+    ) -> None:
+        """Replaces the stages in this peer's own offer, and what it could host besides, and publishes it."""
+
+
+class WorkListener(Protocol):
+    """Is told what becomes of work. Must not raise, and not wait."""
+
+    def started(self, work: Work) -> None:
+        """It runs, and not just for a moment."""
+
+    def printed(self, work: Work, data: bytes) -> None:
+        """What it printed, if it was to be told."""
+
+    def ended(self, work: Work, outcome: Outcome) -> None:
+        """It has ended, or could not be started."""
 
 
 class Executor(Protocol):
     """Runs work on this machine, behind the sandbox. `worker.executor` is it."""
+
+    def submit(self, work: Work, listener: WorkListener) -> None:
+        """Puts work in the line; `go_on` starts it."""
+
+    def go_on(self) -> None:
+        """Starts what can be started, after one or many `submit`."""
+
+    def cancel(self, work: Work) -> None:
+        """Takes work out, killing it if it runs. Its listener is told nothing more."""
+
+    def seconds(self, work: Work) -> float | None:
+        """How long such work takes; None while that is not known."""
 
     async def run(self, work: Work) -> Outcome:
         """Runs to the end. Cancelling the call kills the work.

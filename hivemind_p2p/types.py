@@ -193,15 +193,34 @@ class Usage:
     peak_memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class SharedPart:
+    """What many tasks have alike, a packed function as a rule: it is sent to a peer, and to a child, only once.
+
+    Two are the same if they are one object.
+    """
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """A task as the worker sees it: where it comes from, what to run, what it may use."""
+    """A task as the worker sees it: where it comes from, what to run, what it may use.
+
+    Attributes:
+        shared: The part of what to run that it has in common with other tasks.
+        priority: Higher ones start first among one caller's.
+        stream_output: Whether what it prints is told while it runs.
+    """
 
     task_id: str
     caller: PeerId
     task_type: str
     payload: bytes
     needs: Needs
+    shared: SharedPart | None = None
+    priority: int = 0
+    stream_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,3 +255,7 @@ def _type_name(value: object) -> str:
 def data_offset(structure_length: int) -> int:
     """Where the bytes behind the structure begin: at a multiple of the alignment."""
     return -(-(4 + structure_length) // ALIGNMENT) * ALIGNMENT
+
+
+ENCODED_NONE: Final = encode(None)
+"""What most functions that are called for their effect return."""

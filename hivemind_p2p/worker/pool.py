@@ -19,6 +19,9 @@ HINT: Final = (
     "--unsafe."
 )
 
+SPARE_WARM: Final = 3
+"""Children kept warm beyond those that can work at once, so that callers who take turns find theirs again."""
+
 _events = telemetry.source("executor")
 
 
@@ -69,24 +72,28 @@ class ChildPool:
             return wall
         raise SandboxError(f"no sandbox of kind {self._wanted!r} works here: {failure.message}", hint=HINT)
 
-    async def take(self, key: Hashable) -> tuple[ChildProcess, bool]:
-        """A child for this key, and whether it was warm for it. Give it back or discard it.
-
-        Raises:
-            SandboxError: A fresh one was needed and could not be started.
-        """
+    def warm(self, key: Hashable) -> ChildProcess | None:
+        """An idle child that has served this key before. Give it back or discard it."""
         for child in reversed(self._idle):
-            if child.key == key and child.alive():
+            if child.key == key:
                 self._idle.remove(child)
                 self._busy.append(child)
-                return child, True
-        while self._idle and len(self._idle) + len(self._busy) >= self._slots:
+                return child
+        return None
+
+    async def take(self, key: Hashable) -> ChildProcess:
+        """A fresh child for this key. Give it back or discard it.
+
+        Raises:
+            SandboxError: It could not be started.
+        """
+        while self._idle and len(self._idle) + len(self._busy) >= self._slots + SPARE_WARM:
             await self._idle.popleft().kill()
         child = await self._fresh()
         child.key = key
         self._busy.append(child)
         self._start_spare()
-        return child, False
+        return child
 
     async def _fresh(self) -> ChildProcess:
         while self._spare is None and self._starting is not None:
@@ -105,9 +112,19 @@ class ChildPool:
 
     async def discard(self, child: ChildProcess) -> None:
         """Ends a child, also while being cancelled."""
-        if child in self._busy:
-            self._busy.remove(child)
+        self._drop(child)
         await child.kill()
+
+    def discard_soon(self, child: ChildProcess) -> None:
+        """Ends a child at once, and tidies up after it in the background. It may be an idle one."""
+        self._drop(child)
+        child.kill_now()
+        trio.lowlevel.spawn_system_task(child.kill)
+
+    def _drop(self, child: ChildProcess) -> None:
+        for children in (self._busy, self._idle):
+            if child in children:
+                children.remove(child)
 
     async def _start(self, wall: Wall) -> ChildProcess:
         child = await ChildProcess.start(wall, self._folder, self._hidden)

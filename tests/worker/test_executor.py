@@ -21,7 +21,7 @@ from hivemind_p2p.tasks.reading import decode
 from hivemind_p2p.types import Needs, PeerId, Work
 from hivemind_p2p.worker import process, sandbox
 from hivemind_p2p.worker.executor import ChildExecutor
-from hivemind_p2p.worker.frames import PREFIX
+from hivemind_p2p.worker.packets import REPLY_HEAD, RESULT
 
 GIB = 1 << 30
 HOME_FILE = os.path.expanduser("~/.bashrc")
@@ -323,15 +323,21 @@ def _write_to_every_pipe(data):
     time.sleep(5)
 
 
+def frame(*, ticket=1, report_bytes=0, payload_bytes=0, wall=0.0, cpu=0.0):
+    return REPLY_HEAD.pack(RESULT, ticket, 0, report_bytes, payload_bytes, wall, cpu, 1 << 60)
+
+
 @pytest.mark.parametrize(
     "data",
     [
-        PREFIX.pack(1 << 31, 0),
-        PREFIX.pack(0, (1 << 32) - 1),
-        PREFIX.pack(4, 0) + b"\xff\xff\xff\xff",
-        PREFIX.pack(len(FALSE_REPORT), 0) + FALSE_REPORT,
+        frame(report_bytes=1 << 31),
+        frame(payload_bytes=1 << 63),
+        frame(report_bytes=4) + b"\xff\xff\xff\xff",
+        frame(report_bytes=len(FALSE_REPORT)) + FALSE_REPORT,
+        frame(ticket=2),
+        frame(wall=float("nan"), cpu=-1e300) + frame(),
     ],
-    ids=["header", "payload", "garbage", "false code"],
+    ids=["report", "payload", "garbage", "false code", "other task", "twice"],
 )
 async def test_frames_that_a_task_writes_itself_harm_nobody(tmp_path, data):
     async with ChildExecutor(tmp_path / "work", slots=1, memory_bytes=GIB, sandbox="none") as executor:

@@ -24,6 +24,9 @@ from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 
 NAME: Final = "function/1"
 
+_MOST_FUNCTIONS: Final = 64
+"""Functions that a child keeps unpacked: as many as it keeps packed."""
+
 _INSTALLED: Final = ("site-packages", "dist-packages")
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 # cloudpickle keeps what travels by value in one place for the whole process, and callers may pack from any thread.
@@ -36,10 +39,28 @@ class FunctionTask:
 
     name = NAME
 
+    def __init__(self) -> None:
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+
     def run(self, payload: memoryview) -> Any:
         """Unpickles the function and calls it. In the sandboxed child only."""
         function, args, kwargs = pickle.loads(payload)  # noqa: S301 - the sandbox is the place where this is done
         return function(*args, **kwargs)
+
+    def run_shared(self, shared: bytes, payload: memoryview) -> Any:
+        """The same for what `packing.pack_parts` packed: the function, and apart from it its arguments."""
+        function = self._functions.get(shared) or self._unpack(shared)
+        if not payload:
+            return function()
+        args, kwargs = pickle.loads(payload)  # noqa: S301 - as above
+        return function(*args, **kwargs)
+
+    def _unpack(self, shared: bytes) -> Callable[..., Any]:
+        function: Callable[..., Any] = pickle.loads(shared)  # noqa: S301 - as above
+        if len(self._functions) >= _MOST_FUNCTIONS:
+            self._functions.clear()
+        self._functions[shared] = function
+        return function
 
 
 def pack(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> bytes:

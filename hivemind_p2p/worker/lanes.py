@@ -1,0 +1,273 @@
+"""Which task goes to which child, and how many lie ready in one. Events go in, actions come out; no clock, no pipes.
+
+A **lane** is a child at work for one caller: the task at its head runs, those behind it lie ready in its socket. A lane
+takes the cpus and the memory of one task. How many lie ready follows from how long such tasks took: some milliseconds
+of work, so that a child never waits for the next one and no task waits long behind another.
+
+Callers take turns: one whose tasks wait while it has no lane gets the next lane that another one has had for a while.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from hivemind_p2p.types import PeerId
+
+AHEAD: Final = 0.012
+"""Seconds of work that lie ready in a child: several times what a busy loop needs to bring more."""
+
+MOST_AHEAD: Final = 160
+"""Tasks in a child's socket at most: what its buffer takes."""
+
+SLICE: Final = 0.2
+"""Seconds that a caller keeps a lane while others have none. A change costs some milliseconds where a warm child is
+ready, and a tenth of a second where one has to be started."""
+
+FORGETTING: Final = 0.75
+"""How much of the old estimate stays when a task took less time. One that took more replaces it: what lies behind a
+long task waits."""
+
+
+class Key(NamedTuple):
+    """What the tasks of one lane have in common."""
+
+    caller: PeerId
+    cpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """The task goes to the end of a lane."""
+
+    lane: int
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A new lane begins, which needs a child of this key."""
+
+    lane: int
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A lane has ended: its child is free."""
+
+    lane: int
+
+
+Action = Give | Open | Close
+
+
+@dataclass(slots=True)
+class _Line:
+    """The tasks of one key that wait."""
+
+    key: Key
+    tickets: deque[int] = field(default_factory=deque)
+    urgent: dict[int, deque[int]] = field(default_factory=dict)
+    seconds: float | None = None
+    lanes: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Tasks that a lane may hold."""
+        if self.seconds is None:
+            return 1
+        return min(MOST_AHEAD, 1 + int(AHEAD / max(self.seconds, 1e-6)))
+
+    def __len__(self) -> int:
+        return len(self.tickets) + sum(map(len, self.urgent.values()))
+
+    def add(self, ticket: int, priority: int) -> None:
+        if priority == 0:
+            self.tickets.append(ticket)
+        else:
+            self.urgent.setdefault(priority, deque()).append(ticket)
+
+    def take(self) -> int:
+        if self.urgent:
+            highest = max(self.urgent)
+            if highest > 0 or not self.tickets:
+                ticket = self.urgent[highest].popleft()
+                if not self.urgent[highest]:
+                    del self.urgent[highest]
+                return ticket
+        return self.tickets.popleft()
+
+    def remove(self, ticket: int) -> bool:
+        for line in (self.tickets, *self.urgent.values()):
+            if ticket in line:
+                line.remove(ticket)
+                self.urgent = {priority: kept for priority, kept in self.urgent.items() if kept}
+                return True
+        return False
+
+
+@dataclass(slots=True)
+class Lane:
+    """A child at work.
+
+    Attributes:
+        line: Where its tasks come from.
+        tickets: What it holds, in order; the first one runs.
+        opened: When it began.
+    """
+
+    id: int
+    line: _Line
+    opened: float
+    tickets: deque[int] = field(default_factory=deque)
+
+
+class Lanes:
+    """Shares the cpus and the memory that are lent among tasks.
+
+    Args:
+        cpus: Cores lent.
+        memory_bytes: Memory lent.
+    """
+
+    def __init__(self, cpus: float, memory_bytes: int) -> None:
+        self._free_cpus = cpus
+        self._free_memory = memory_bytes
+        self._lines: dict[Key, _Line] = {}
+        self._line_of: dict[int, _Line] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._next_lane = 0
+        self.waiting = 0
+        self.paused = False
+
+    @property
+    def running(self) -> int:
+        """Lanes that have a task."""
+        return sum(1 for lane in self._lanes.values() if lane.tickets)
+
+    def lane(self, lane: int) -> Lane:
+        """An open lane."""
+        return self._lanes[lane]
+
+    def seconds(self, key: Key) -> float | None:
+        """How long the tasks of a key take; None while that is not known."""
+        line = self._lines.get(key)
+        return line.seconds if line is not None else None
+
+    def submit(self, ticket: int, key: Key, priority: int = 0) -> None:
+        """A task comes to the end of its line."""
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(key)
+        line.add(ticket, priority)
+        self._line_of[ticket] = line
+        self.waiting += 1
+
+    def withdraw(self, ticket: int) -> bool:
+        """Takes a task out that waits; False if it does not."""
+        line = self._line_of.get(ticket)
+        if line is None or not line.remove(ticket):
+            return False
+        del self._line_of[ticket]
+        self.waiting -= 1
+        return True
+
+    def ended(self, lane: int, ticket: int, seconds: float | None = None) -> None:
+        """A task of a lane has ended, after this time; None where that says nothing about others of its kind."""
+        held = self._lanes[lane]
+        if held.tickets and held.tickets[0] == ticket:
+            held.tickets.popleft()
+        else:
+            held.tickets.remove(ticket)
+        self._line_of.pop(ticket, None)
+        if seconds is not None:
+            self._learn(held.line, seconds)
+
+    def _learn(self, line: _Line, seconds: float) -> None:
+        if line.seconds is None or seconds >= line.seconds:
+            line.seconds = seconds
+        else:
+            line.seconds = FORGETTING * line.seconds + (1 - FORGETTING) * seconds
+
+    def recalled(self, lane: int, tickets: list[int], *, head_seconds: float) -> None:
+        """Tasks that lay ready in a lane were taken back; what is at its head runs since so long."""
+        held = self._lanes[lane]
+        gone = set(tickets)
+        held.tickets = deque(ticket for ticket in held.tickets if ticket not in gone)
+        held.line.tickets.extendleft(reversed(tickets))
+        self.waiting += len(tickets)
+        if head_seconds:
+            self._learn(held.line, head_seconds)
+
+    def lost(self, lane: int) -> None:
+        """The child of a lane is gone; its tasks must have ended or been recalled before."""
+        self._shut(self._lanes[lane])
+
+    def decide(self, now: float) -> list[Action]:
+        """Everything that can be done now."""
+        actions: list[Action] = []
+        starved = self._starved()
+        for lane in list(self._lanes.values()):
+            self._fill(lane, starved, now, actions)
+        while (line := self._first_to_open()) is not None:
+            lane = self._open(line, now)
+            actions.append(Open(lane.id, line.key))
+            self._fill(lane, False, now, actions)
+        for lane in [lane for lane in self._lanes.values() if not lane.tickets]:
+            self._shut(lane)
+            actions.append(Close(lane.id))
+        return actions
+
+    def _fill(self, lane: Lane, starved: bool, now: float, actions: list[Action]) -> None:
+        line = lane.line
+        if self.paused or not len(line) or (starved and now - lane.opened >= SLICE):
+            return
+        # With several lanes, a short line is shared out evenly instead of lying ready in one of them.
+        share = -(-len(line) // max(1, line.lanes))
+        for _ in range(min(line.depth - len(lane.tickets), share)):
+            ticket = line.take()
+            self.waiting -= 1
+            lane.tickets.append(ticket)
+            actions.append(Give(lane.id, ticket))
+
+    def _starved(self) -> bool:
+        """Whether somebody waits who has no lane."""
+        return any(not line.lanes and len(line) for line in self._lines.values())
+
+    def _first_to_open(self) -> _Line | None:
+        """The line that gets the next lane: the one with the fewest, in turns; None where nothing fits."""
+        if self.paused:
+            return None
+        waiting = [line for line in self._lines.values() if len(line)]
+        for line in sorted(waiting, key=lambda line: line.lanes):
+            if line.key.cpus <= self._free_cpus + 1e-9 and line.key.memory_bytes <= self._free_memory:
+                return line
+            if not line.lanes:
+                return None  # the first one that does not fit holds up those behind it: it would wait for ever
+        return None
+
+    def _open(self, line: _Line, now: float) -> Lane:
+        self._next_lane += 1
+        lane = self._lanes[self._next_lane] = Lane(self._next_lane, line, now)
+        line.lanes += 1
+        self._free_cpus -= line.key.cpus
+        self._free_memory -= line.key.memory_bytes
+        # To the end of the turn.
+        self._lines[line.key] = self._lines.pop(line.key)
+        return lane
+
+    def _shut(self, lane: Lane) -> None:
+        del self._lanes[lane.id]
+        line = lane.line
+        line.lanes -= 1
+        self._free_cpus += line.key.cpus
+        self._free_memory += line.key.memory_bytes
+        if not line.lanes and not len(line) and len(self._lines) > MOST_LINES:
+            del self._lines[line.key]
+
+
+MOST_LINES: Final = 256
+"""Keys whose times are remembered."""

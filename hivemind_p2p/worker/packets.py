@@ -1,0 +1,153 @@
+"""What goes between the executor and its child: packets down, a stream of frames up.
+
+**Down**: a pair of sockets that keeps packets apart, one packet a task. A child takes a packet when it starts on it,
+and never before it has answered the one before. So what still lies between the two has not been started: the executor,
+which keeps the child's end of the pair open too, can take it back, also after the child has died.
+
+    kind SHARED  a part that many tasks share, with the slot of the child's table where it is to lie
+    kind TASK    a task: its ticket, its shared part's slot, its flags, its memory, its type's
+                 name, its payload
+    kind PIECE   what does not fit one packet, in order, behind the packet that it belongs to
+
+**Up**: a pipe. Each frame is a head of fixed size, a protobuf `Report` where there is something to say, and raw bytes.
+The first one is empty and says that the child is ready.
+
+The executor trusts none of the child's lengths or numbers, since whatever runs in the child can write to the pipe.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+SHARED, TASK, PIECE = 1, 2, 3
+READY, RESULT, PRINTED = 0, 1, 2
+
+SHARED_HEAD: Final = struct.Struct(">BHQ")
+"""Kind, slot, bytes in all."""
+
+TASK_HEAD: Final = struct.Struct(">BQHBQBQ")
+"""Kind, ticket, slot of the shared part, flags, bytes of memory, bytes of the type's name, bytes of the payload."""
+
+REPLY_HEAD: Final = struct.Struct(">BQBIQddQ")
+"""Kind, ticket, flags, bytes of the report, bytes of the value, wall seconds, cpu seconds, peak bytes of memory."""
+
+WHOLE_PACKET: Final = 48 << 10
+"""Bytes that travel in the packet itself; more follows in pieces of this size. A quarter of the socket's buffer."""
+
+LARGEST_PACKET: Final = WHOLE_PACKET + 1024
+
+SLOTS: Final = 64
+"""Shared parts that a child keeps. Slot 0 stands for none."""
+
+STREAM_OUTPUT: Final = 1
+"""Flag of a task: send what it prints while it runs."""
+
+LEFT_SOMETHING: Final = 1
+"""Flag of a result: a thread or a process is left over."""
+
+MAX_HEADER_BYTES: Final = 256 << 10
+"""Bytes of a report with its traceback and output."""
+
+MAX_MESSAGE: Final = 2_000
+"""Characters of an error's message: a sentence or two."""
+
+MAX_TRACEBACK: Final = 32_000
+"""Characters of a traceback: a few hundred frames; of a longer one the end counts."""
+
+MAX_OUTPUT: Final = 16_000
+"""Bytes of what the work printed: the end of it, for a person to read."""
+
+
+class BrokenFrameError(Exception):
+    """The child wrote what no child of ours writes."""
+
+
+@dataclass(slots=True, eq=False)
+class Reply:
+    """One frame from a child, believed as far as its lengths."""
+
+    kind: int
+    ticket: int
+    flags: int
+    report: bytes
+    payload: bytes
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+class ReplyReader:
+    """Takes a child's stream apart.
+
+    Args:
+        max_payload: Bytes that a value may have.
+    """
+
+    def __init__(self, max_payload: int) -> None:
+        self._max_payload = max_payload
+        self._unread = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Reply]:
+        """The frames that are complete now.
+
+        Raises:
+            BrokenFrameError: A length is larger than any real one.
+        """
+        self._unread += data
+        unread, at, size = self._unread, 0, REPLY_HEAD.size
+        while len(unread) - at >= size:
+            kind, ticket, flags, report, payload, wall, cpu, peak = REPLY_HEAD.unpack_from(unread, at)
+            if report > MAX_HEADER_BYTES or payload > self._max_payload:
+                raise BrokenFrameError("it wrote a frame that is larger than any result")
+            end = at + size + report + payload
+            if len(unread) < end:
+                break
+            middle = at + size + report
+            yield Reply(
+                kind, ticket, flags, bytes(unread[at + size : middle]), bytes(unread[middle:end]), wall, cpu, peak
+            )
+            at = end
+        del unread[:at]
+
+
+def shared_packets(slot: int, data: bytes) -> Iterator[bytes]:
+    """A shared part."""
+    head = SHARED_HEAD.pack(SHARED, slot, len(data))
+    yield from _packets(head, data)
+
+
+def task_packets(
+    ticket: int, task_type: bytes, payload: bytes, *, slot: int, flags: int, memory_bytes: int
+) -> Iterator[bytes]:
+    """A task; `task_type` is the name of its type, in 255 bytes at the most."""
+    head = TASK_HEAD.pack(TASK, ticket, slot, flags, memory_bytes, len(task_type), len(payload)) + task_type
+    yield from _packets(head, payload)
+
+
+def ticket_of(packet: bytes) -> int | None:
+    """The ticket of the task in a packet; None where it holds something else."""
+    if not packet or packet[0] != TASK:
+        return None
+    ticket: int = TASK_HEAD.unpack_from(packet)[1]
+    return ticket
+
+
+def slot_of(packet: bytes) -> int | None:
+    """The slot that a packet fills; None where it holds something else."""
+    if not packet or packet[0] != SHARED:
+        return None
+    slot: int = SHARED_HEAD.unpack_from(packet)[1]
+    return slot
+
+
+def _packets(head: bytes, data: bytes) -> Iterator[bytes]:
+    if len(data) <= WHOLE_PACKET:
+        yield head + data
+        return
+    yield head
+    kind = bytes((PIECE,))
+    for start in range(0, len(data), WHOLE_PACKET):
+        yield kind + data[start : start + WHOLE_PACKET]
