@@ -99,6 +99,21 @@ class FramedChannel:
         """
         await self._send_frame(MESSAGE, header.SerializeToString(), _parts(payload))
 
+    def send_now(self, header: Message, payload: Buffer | Sequence[Buffer] = b"") -> bool:
+        """Sends one frame at once, without a task switch, if nothing stands in the way; else sends nothing.
+
+        Returns:
+            Whether it was sent. If not, `send` waits for what is in the way, or tells what is wrong.
+        """
+        send = getattr(self._stream, "send_now", None)
+        if send is None or self._send_lock.locked() or self._unwritable is not None:
+            return False
+        message, parts = header.SerializeToString(), _parts(payload)
+        length = sum(len(part) for part in parts)
+        if len(message) > self._max_header or length > MAX_PAYLOAD:
+            return False
+        return bool(send([PREFIX.pack(MESSAGE, len(message), length) + message, *parts]))
+
     async def send_failure(self, error: HivemindError) -> None:
         """Sends an error: the other side's `receive` raises the same class.
 

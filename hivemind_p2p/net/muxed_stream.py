@@ -20,6 +20,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamClosed, MuxedStreamEOF, Mu
 
 from hivemind_p2p.interfaces import Buffer
 from hivemind_p2p.net.pipe import wanted_bytes
+from hivemind_p2p.net.yamux_limits import LARGEST_FRAME
 from hivemind_p2p.net.yamux_streams import Stream
 from hivemind_p2p.types import PeerId
 
@@ -112,6 +113,22 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p is not type-che
             await self._send(views)
         finally:
             self._sending = False
+
+    def send_now(self, parts: Sequence[Buffer]) -> bool:
+        """Sends several buffers at once, without a task switch, if nothing stands in the way; else sends nothing.
+
+        Returns:
+            Whether they were sent. If not, `send_parts` waits for what is in the way, or tells what is wrong.
+        """
+        state = self._state
+        if self._sending or self._closed or state.end_sent or state.reset or self._connection.crowded:
+            return False
+        views = [view for part in parts if (view := memoryview(part).cast("B"))]
+        if sum(map(len, views)) > min(self._session.sendable(state), LARGEST_FRAME):
+            return False
+        self._session.send(state, views)
+        self._connection.flush()
+        return True
 
     async def _send(self, views: list[memoryview]) -> None:
         this_turn = 0

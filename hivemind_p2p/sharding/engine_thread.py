@@ -60,9 +60,11 @@ class EngineThread:
 
     Args:
         name: Of the thread.
+        delivered: Called in the network's loop when all that one step has made was delivered.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, delivered: Callable[[], None] | None = None) -> None:
+        self._delivered = delivered
         self.figures = EngineFigures()
         self._condition = threading.Condition()
         self._lanes: deque[_Lane] = deque()
@@ -188,7 +190,7 @@ class EngineThread:
             made, seconds = self._compute(lane.engine, shares, computations)
         finally:
             self._began = None
-        self._post(_deliver, list(zip(computations, made, strict=True)))
+        self._post(self._deliver, list(zip(computations, made, strict=True)))
         took = time.perf_counter() - began
         with self._condition:
             lane.scheduler.done(shares, took)
@@ -222,6 +224,16 @@ class EngineThread:
                 made[number] = _failed(parts[number], error)
         return [each for each in made if each is not None], seconds
 
+    def _deliver(self, results: Sequence[tuple[Computation, Made]]) -> None:
+        for computation, made in results:
+            try:
+                computation.deliver(made)
+            except Exception as error:
+                # A defect: it costs this generation, whose caller goes elsewhere. Raised here, it would end the peer.
+                _events.error("delivery_failed", reason=repr(error))
+        if self._delivered is not None:
+            self._delivered()
+
     def _guarded(self, function: Callable[..., Any], *args: Any) -> None:
         try:
             function(*args)
@@ -234,15 +246,6 @@ class EngineThread:
             self._token.run_sync_soon(function, *args)
         except trio.RunFinishedError:
             self._stopped = True
-
-
-def _deliver(results: Sequence[tuple[Computation, Made]]) -> None:
-    for computation, made in results:
-        try:
-            computation.deliver(made)
-        except Exception as error:
-            # A defect: it costs this generation, whose caller goes elsewhere. Raised here, it would end the peer.
-            _events.error("delivery_failed", reason=repr(error))
 
 
 def _outputs(engine: Engine, chunks: Sequence[Chunk]) -> Sequence[Output]:

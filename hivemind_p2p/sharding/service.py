@@ -283,7 +283,7 @@ class StageService:
         if hosted is None:
             stage: Any = loaded.stage
             engine: Engine = stage if hasattr(stage, "open") else StageEngine(stage, self._pool)
-            hosted = Hosted(loaded, engine, EngineThread(f"layers {engine.span}"))
+            hosted = Hosted(loaded, engine, EngineThread(f"layers {engine.span}", self._ring.flush))
             hosted.thread.start()
             self._engines[id(loaded)] = hosted
         return hosted

@@ -12,8 +12,11 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamClos
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net import muxed_connection as muxed
 from hivemind_p2p.net import yamux_frames as frames
+from hivemind_p2p.net.framing import FramedChannel
 from hivemind_p2p.net.muxed_connection import MuxedConnection
+from hivemind_p2p.net.pipe import stream_pair
 from hivemind_p2p.net.yamux_limits import LARGEST_FRAME, MOST_UNANSWERED
+from hivemind_p2p.proto.common_pb2 import Signed
 from hivemind_p2p.testing.streams import check_stream
 
 ALICE, BOB = Identity(b"a" * 32).peer_id, Identity(b"b" * 32).peer_id
@@ -245,6 +248,43 @@ class CancelAt(trio.abc.Instrument):
             self._left -= 1
             if self._left == 0:
                 self._scope.cancel()
+
+
+async def test_what_nothing_stands_in_the_way_of_leaves_at_once(autojump_clock):
+    async with a_pair() as pair:
+        mine, yours = await pair.streams()
+        before = pair.alice.secured_conn.sends
+        assert mine.send_now([b"one ", memoryview(b"two")])
+        assert pair.alice.secured_conn.sends == before + 1
+        assert await receive(yours, 7) == b"one two"
+        assert not mine.send_now([bytes(LARGEST_FRAME + 1)]), "too large for one frame"
+        pair.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mine.send_all, bytes(MIB))
+            await until_stuck()
+            assert not mine.send_now([b"!"]), "another task is sending, and the socket is full"
+            other = await pair.alice.open_stream()
+            assert not other.send_now([b"!"]), "the socket is full"
+            pair.let_go()
+            assert await receive(yours, MIB) == bytes(MIB)
+        assert mine.send_now([b"!"])
+        assert await receive(yours, 1) == b"!"
+        await mine.aclose()
+        assert not mine.send_now([b"!"])
+
+
+async def test_a_frame_can_leave_at_once(autojump_clock):
+    async with a_pair() as pair:
+        mine, yours = (FramedChannel(stream) for stream in await pair.streams())
+        assert mine.send_now(Signed(body=b"now"), [b"pay", b"load"])
+        await mine.send(Signed(body=b"then"))
+        message, payload = await yours.receive(Signed, max_payload=7)
+        assert (message.body, bytes(payload)) == (b"now", b"payload")
+        assert (await yours.receive(Signed))[0].body == b"then"
+        await yours.aclose()
+        await mine.aclose()
+        assert not mine.send_now(Signed(body=b"late"))
+    assert not FramedChannel(stream_pair(ALICE, BOB, "/memory/1")[0]).send_now(Signed()), "a pipe always waits"
 
 
 async def cancelled_at(steps, call, *arguments):
