@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hivemind_p2p.errors import GenerationError
 from hivemind_p2p.proto import sharding_pb2 as pb
@@ -49,7 +49,7 @@ class Chooser:
 
     def __init__(self, options: SamplingOptions, text: Sequence[int] = ()) -> None:
         self._options = options
-        self._text = list(text)
+        self._seen = set(text) if options.penalises else set()
 
     def choose(self, logits: torch.Tensor, position: int, drafts: Sequence[int] = ()) -> Chosen:
         """The tokens from `position` on.
@@ -65,13 +65,21 @@ class Chooser:
         if len(logits) != len(drafts) + 1:
             raise GenerationError(f"{len(logits)} rows of logits came for {len(drafts)} drafts")
         chosen = Chosen()
-        for row, values in enumerate(logits):
-            token = sampling.sample(values.numpy(), self._options, position + row)
-            chosen.tokens.append(token)
+        for row, values in enumerate(logits.numpy()):
+            token = sampling.sample(values, self._options, position + row, self._seen)
+            self._note(chosen, values, token)
             if row == len(drafts) or drafts[row] != token:
                 break
-        self._text += chosen.tokens
         return chosen
+
+    def _note(self, chosen: Chosen, values: Any, token: int) -> None:
+        chosen.tokens.append(token)
+        if self._options.penalises:
+            self._seen.add(token)
+        if self._options.log_probabilities:
+            found = sampling.log_probabilities(values, token, self._options.log_probabilities - 1)
+            chosen.log_probabilities.append(found.chosen)
+            chosen.likeliest.append(pb.Likeliest(tokens=found.tokens, log_probabilities=found.values))
 
 
 __all__ = ["Chooser", "Chosen", "Drafter"]
