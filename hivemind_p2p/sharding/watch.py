@@ -28,8 +28,8 @@ ASK_AFTER = 0.5
 DEAF_SECONDS = 1.75
 """Seconds that a stage has to answer: with `ASK_AFTER` and two ticks it is left within 3 s."""
 
-ROUNDS_IDLE = 3
-"""Answers in a row by which nobody has anything to do: one alone may cross a step on its way."""
+ROUNDS_IDLE = 8
+"""Answers in a row by which nobody has anything to do: meanwhile a large step may be on its way over a slow link."""
 
 LONGEST_STEP = 60.0
 """Seconds that one step of a stage may take: a few hundred rows, on the slowest of machines."""
