@@ -38,6 +38,7 @@ from hivemind_p2p.errors import (
 )
 from hivemind_p2p.hive_key import secret_of
 from hivemind_p2p.identity import Identity
+from hivemind_p2p.lending import Lending
 from hivemind_p2p.net.addresses import is_dialable, join_peer, split_peer
 from hivemind_p2p.net.knocking import explained
 from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
@@ -54,6 +55,7 @@ from hivemind_p2p.types import Offer, PeerId, PeerInfo
 if TYPE_CHECKING:
     from hivemind_p2p.sharding.service import StageService
     from hivemind_p2p.tasks.service import TaskService
+    from hivemind_p2p.worker.executor import ChildExecutor
     from hivemind_p2p.worker.sandbox import SandboxName
 
 GOODBYE_DEADLINE = 3.0
@@ -83,7 +85,9 @@ class Peer:
     till: Till | None
     tasks: TaskClient
     models: ModelClient
+    executor: ChildExecutor | None = None
     task_service: TaskService | None = None
+    lending: Lending | None = None
     stage_service: StageService | None = None
     reachability: ReachabilityService | None = None
 
@@ -112,7 +116,9 @@ class Peer:
             "purse": self.purse,
             "till": self.till,
             "tasks": self.tasks,
+            "executor": self.executor,
             "task_service": self.task_service,
+            "lending": self.lending,
             "stage_service": self.stage_service,
             "reachability": self.reachability,
         }
@@ -303,20 +309,29 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
 
     from hivemind_p2p.sharding.service import StageService
     from hivemind_p2p.tasks.service import TaskService
+    from hivemind_p2p.worker import control
     from hivemind_p2p.worker.executor import ChildExecutor
+    from hivemind_p2p.worker.monitor import OtherPrograms
+    from hivemind_p2p.worker.readiness import Readiness
+    from hivemind_p2p.worker.schedule import parse
 
     own = peer.offers.own
+    readiness = Readiness(parse(peer.settings.schedule), only_when_idle=peer.settings.only_when_idle)
     executor = await stack.enter_async_context(
         ChildExecutor(
             peer.folder / "work",
             slots=max(1, int(own.cpus)),
             memory_bytes=own.memory_bytes,
             sandbox=cast("SandboxName", peer.settings.sandbox),
+            unsafe=peer.settings.unsafe,
         )
     )
     task_service = TaskService(
         peer.network, executor, peer.till, own.prices, cpus=own.cpus, memory_bytes=own.memory_bytes
     )
+    lending = Lending(readiness, task_service, executor, peer.offers, others=OtherPrograms().share)
+    await nursery.start(lending.run)
+    await nursery.start(control.serve, peer.folder, lending.told)
     stage_service = None
     if own.serves_models:
         keep_torch_files_in(peer.folder / "torch")
@@ -332,7 +347,9 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
         )
         await nursery.start(stage_service.run)
     await peer.offers.publish()
-    return replace(peer, task_service=task_service, stage_service=stage_service)
+    return replace(
+        peer, executor=executor, task_service=task_service, lending=lending, stage_service=stage_service
+    )
 
 
 async def _say_goodbye(peer: Peer) -> None:

@@ -81,6 +81,8 @@ class TaskService:
         cpus: float,
         memory_bytes: int,
     ) -> None:
+        self.closed = ""
+        """Why no more tasks are taken, as the end of a sentence; empty while they are."""
         self._executor = executor
         self._earner = earner
         self._prices = prices
@@ -121,6 +123,8 @@ class TaskService:
 
     async def _serve(self, channel: Channel, spec: TaskSpec, payment: bytes) -> bool:
         """One task from the request to its payment; False if the caller gave it up."""
+        if self.closed:
+            raise TaskRefusedError(f"this peer takes no tasks now: {self.closed}")
         registry.task_type(spec.task_type)
         if self._earner is not None:
             self._check_limit(spec)

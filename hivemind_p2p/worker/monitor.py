@@ -134,6 +134,40 @@ def _on_disk(entry: os.DirEntry[str]) -> int:
         return 0
 
 
+class OtherPrograms:
+    """How busy programs other than this one and its children keep the machine."""
+
+    def __init__(self) -> None:
+        self._own = psutil.Process()
+        self._before = self._now()
+
+    def share(self) -> float:
+        """Of all cores together, since the last call; between 0 and 1."""
+        (busy, own, total), before = self._now(), self._before
+        self._before = (busy, own, total)
+        passed = total - before[2]
+        # Children that ended take their time along, or hand it to this process at once: never less than nothing.
+        others = (busy - before[0]) - max(0.0, own - before[1])
+        return min(1.0, max(0.0, others / passed)) if passed > 0 else 0.0
+
+    def _now(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        total = float(sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))
+        return total - idle, self._tree(), total
+
+    def _tree(self) -> float:
+        own = self._own.cpu_times()
+        used = float(own.user + own.system + own.children_user + own.children_system)
+        for child in self._own.children(recursive=True):
+            try:
+                times = child.cpu_times()
+            except psutil.Error:
+                continue
+            used += float(times.user + times.system)
+        return used
+
+
 def machine() -> dict[str, float]:
     """The whole machine: cores busy in per cent since the last call, bytes of memory in use and in all."""
     memory = psutil.virtual_memory()
