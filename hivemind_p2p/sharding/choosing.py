@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on. `speculation.py` makes one; called in the engine's thread."""
+    """Guesses how a text goes on. `drafting.py` makes one; called in the engine's thread."""
 
     def extend(self, tokens: Sequence[int]) -> None:
         """These tokens were chosen: one more than were guessed right."""
 
     def draft(self, most: int) -> Sequence[int]:
         """What may follow, `most` tokens at the most; nothing if it is not worth it."""
+
+    def close(self) -> None:
+        """The generation is over."""
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import trio
@@ -38,17 +39,19 @@ from hivemind_p2p.errors import (
 )
 from hivemind_p2p.interfaces import Channel, Content, Directory, Earner, Network, OfferBook, TaskStatus
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import hosting, quantise, requests, ring, wire
+from hivemind_p2p.sharding import drafting, hosting, quantise, requests, ring, wire
 from hivemind_p2p.sharding.billing import Billing
 from hivemind_p2p.sharding.cache import MemoryPool
+from hivemind_p2p.sharding.checkpoint import Checkpoint
 from hivemind_p2p.sharding.choosing import Drafter
 from hivemind_p2p.sharding.chunks import Engine
 from hivemind_p2p.sharding.engine_thread import EngineFigures, EngineThread
 from hivemind_p2p.sharding.loop_watch import LoopWatch
 from hivemind_p2p.sharding.requests import OpenRequest
 from hivemind_p2p.sharding.session import StageSession
+from hivemind_p2p.sharding.stage import Stage
 from hivemind_p2p.sharding.stage_engine import StageEngine
-from hivemind_p2p.types import Link, PeerId, Prices
+from hivemind_p2p.types import LayerSpan, Link, PeerId, Prices
 
 LATE_SECONDS = 60.0
 """How long a former neighbour may still send what it sent before it knew that its generation is over."""
@@ -136,6 +139,7 @@ class StageService:
         self._network = network
         self._earner = earner
         self._prices = prices or Prices()
+        self._threads = threads
         self._pool = MemoryPool(memory_bytes, network.peer_id)
         self.host = hosting.Host(network, content, offers, directory, self._pool, threads=threads)
         self._sessions: dict[Key, StageSession] = {}
@@ -144,7 +148,8 @@ class StageService:
         self._neighbours: dict[PeerId, float] = {}
         self._ring = ring.Ring(network, self)
         self._loop_watch = LoopWatch()
-        self.make_drafter: Callable[[OpenRequest], Drafter | None] = _no_drafter
+        self._drafting = drafting.Drafting(content, self._pool, self._load_draft)
+        self.make_drafter: Callable[[OpenRequest, int], Drafter] = self._make_drafter
         self._generations = 0
         self._nursery: trio.Nursery | None = None
         network.serve(wire.PROTOCOL, self._answer)
@@ -264,7 +269,7 @@ class StageService:
             self._ring,
             channel,
             request,
-            drafter=self.make_drafter(request) if request.drafts and hosted.engine.first else None,
+            drafter=self._drafter(request, hosted.engine),
             billing=billing,
         )
         self._sessions[key] = session
@@ -276,6 +281,17 @@ class StageService:
             del self._sessions[key]
             hosted.sessions -= 1
             self._let_go(hosted)
+
+    def _drafter(self, request: OpenRequest, engine: Engine) -> Drafter | None:
+        """Who guesses ahead, where the caller asked for it and this stage is the first one."""
+        wanted = request.drafts and engine.first and request.mode == pb.TOKENS
+        return self.make_drafter(request, engine.shape.vocabulary) if wanted else None
+
+    def _make_drafter(self, request: OpenRequest, vocabulary: int) -> Drafter:
+        return self._drafting.make(request, vocabulary, self._nursery)
+
+    def _load_draft(self, folder: Path, checkpoint: Checkpoint, span: LayerSpan) -> Engine:
+        return StageEngine(Stage.load(folder, checkpoint, span, threads=self._threads), self._pool)
 
     def _hosted(self, loaded: hosting.Loaded) -> Hosted:
         """The engine of a loaded stage, and the thread that it computes in."""
@@ -313,10 +329,6 @@ class StageService:
         if any(session.request.previous == peer for session in self._sessions.values()):
             self._neighbours[peer] = now
         return now - self._neighbours.get(peer, -math.inf) < LATE_SECONDS
-
-
-def _no_drafter(_: OpenRequest) -> Drafter | None:
-    return None
 
 
 def _check(request: OpenRequest, engine: Engine) -> None:

@@ -76,6 +76,7 @@ class StageSession:
         self._ring = ring
         self._control = control
         self._billing = billing
+        self._drafter = drafter
         chooser = Chooser(request.sampling, request.text) if request.last and request.mode == pb.TOKENS else None
         self._computation = Computation(
             engine,
@@ -113,6 +114,8 @@ class StageSession:
             self.over = True
             self._ring.release(request.next)
             self._thread.leave(key)
+            if self._drafter is not None:
+                self._thread.call_soon(self._drafter.close)
 
     def _new_intake(self, reusable: int) -> Intake:
         request, first = self.request, self._engine.first

@@ -22,6 +22,9 @@ LONGEST_MATCH = 16
 MOST_PLACES = 8
 """Places in the past that are looked at for one guess: bounds the time in a text that repeats one pair of tokens."""
 
+TRUSTED_MATCH = 4
+"""So many tokens that agree with the past say more than a small model does, and cost nothing."""
+
 MODEL = 0
 """The kind of a draft model's guesses; those of the text's own past are called by how much agreed, 2 and more."""
 
@@ -115,33 +118,43 @@ class TextLookup:
 class ProposingModel(Protocol):
     """A small model that says how it would go on."""
 
-    def propose(self, text: Sequence[int], count: int) -> Sequence[int]:
-        """So many tokens after the text; fewer where it cannot."""
+    def __call__(self, text: Sequence[int], count: int) -> Sequence[int] | None:
+        """So many tokens after the text, fewer where it cannot; None while there is no such model."""
 
 
-class ModelGuess:
-    """Guesses of a small model.
+class LookupOrModel:
+    """Guesses of a small model; where much of the text's end agrees with its past, that is looked up instead.
 
     Args:
-        model: Makes them.
+        lookup: Knows the text's past.
+        model: Makes the other guesses.
         text: The tokens so far.
     """
 
-    def __init__(self, model: ProposingModel, text: Sequence[int] = ()) -> None:
+    def __init__(self, lookup: TextLookup, model: ProposingModel, text: Sequence[int] = ()) -> None:
+        self._lookup = lookup
         self._model = model
         self._text = list(text)
+        self._found: int | None = None
 
     def extend(self, tokens: Sequence[int]) -> None:
         """See `Source.extend`."""
         self._text += tokens
+        self._lookup.extend(tokens)
 
     def look(self) -> int | None:
         """See `Source.look`."""
-        return MODEL
+        self._found = self._lookup.look()
+        return self._found if self._found is not None and self._found >= TRUSTED_MATCH else MODEL
 
     def propose(self, count: int) -> Sequence[int]:
         """See `Source.propose`."""
-        return self._model.propose(self._text, count)
+        if self._found is not None and self._found >= TRUSTED_MATCH:
+            return self._lookup.propose(count)
+        guess = self._model(self._text, count)
+        if guess is None:
+            return self._lookup.propose(count) if self._found is not None else ()
+        return guess
 
 
 @dataclass(slots=True)
@@ -310,4 +323,4 @@ class Speculator:
         return self._source
 
 
-__all__ = ["DraftLength", "ModelGuess", "ProposingModel", "Source", "Speculator", "TextLookup"]
+__all__ = ["DraftLength", "LookupOrModel", "ProposingModel", "Source", "Speculator", "TextLookup"]

@@ -38,6 +38,9 @@ class Oracle:
         right = [not self._wrong or at % self._wrong > 0 for at in places]
         return [self._whole[at] if good else (self._whole[at] + 1) % 97 for at, good in zip(places, right, strict=True)]
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("spans", [((0, 6),), ((0, 3), (3, 6)), ((0, 2), (2, 4), (4, 6))])
 @pytest.mark.parametrize("wrong", [0, 1, 2, 5])
@@ -50,7 +53,7 @@ async def test_the_text_is_the_same_with_any_drafts(
         plain = await ring.write(PROMPT, NEW, sampling=sampling)
         plain_steps = len(ring.engines[0].steps)
         for host in ring.hive.hosts:
-            host.service.make_drafter = lambda _: Oracle([*PROMPT, *plain], len(PROMPT), wrong)  # type: ignore[union-attr]
+            host.service.make_drafter = lambda *_: Oracle([*PROMPT, *plain], len(PROMPT), wrong)  # type: ignore[union-attr]
         run = ring.run(PROMPT, NEW, sampling=sampling, extras=Extras(drafts=4))
         written: list[int] = []
 
@@ -71,7 +74,7 @@ async def test_an_end_token_among_the_drafts_ends_the_text(tmp_path: Path) -> No
     whole = ringside.expected(PROMPT, NEW)
     async with ringside.ringside(tmp_path, (0, 3), (3, 6)) as ring:
         for host in ring.hive.hosts:
-            host.service.make_drafter = lambda _: Oracle([*PROMPT, *whole], len(PROMPT), 0)  # type: ignore[union-attr]
+            host.service.make_drafter = lambda *_: Oracle([*PROMPT, *whole], len(PROMPT), 0)  # type: ignore[union-attr]
         ends = frozenset({whole[13]})
         written = await ring.write(PROMPT, NEW, extras=Extras(drafts=7), ends=ends)
         assert written == whole[: whole.index(whole[13]) + 1]
@@ -83,7 +86,7 @@ async def test_a_death_in_the_middle_of_drafts(victim: int, tmp_path: Path) -> N
     spans = ((0, 3), (3, 6))
     async with ringside.ringside(tmp_path, *spans, spans[victim]) as ring:
         for host in ring.hive.hosts:
-            host.service.make_drafter = lambda request: Oracle([*PROMPT, *whole], len(request.text), 4)  # type: ignore[union-attr]
+            host.service.make_drafter = lambda request, _: Oracle([*PROMPT, *whole], len(request.text), 4)  # type: ignore[union-attr]
         written: list[int] = []
 
         async def read(token: int) -> bool:

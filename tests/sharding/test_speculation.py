@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hivemind_p2p.sharding import speculation
 from hivemind_p2p.sharding.choosing import Chooser
 from hivemind_p2p.sharding.sampling import SamplingOptions, sample
-from hivemind_p2p.sharding.speculation import MODEL, DraftLength, ModelGuess, Source, Speculator, TextLookup
+from hivemind_p2p.sharding.speculation import MODEL, DraftLength, LookupOrModel, Source, Speculator, TextLookup
 
 VOCABULARY = 24
 NEW = 150
@@ -73,7 +73,7 @@ class Copy:
     def __init__(self, noise: float) -> None:
         self._noise = noise
 
-    def propose(self, text: Sequence[int], count: int) -> list[int]:
+    def __call__(self, text: Sequence[int], count: int) -> list[int]:
         longer = list(text)
         for _ in range(count):
             noise = np.random.default_rng(len(longer)).normal(0, self._noise, VOCABULARY)
@@ -85,7 +85,11 @@ class Copy:
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
 @pytest.mark.parametrize(
     "source",
-    [TextLookup, lambda text: ModelGuess(Copy(0.0), text), lambda text: ModelGuess(Copy(3.0), text)],
+    [
+        TextLookup,
+        lambda text: LookupOrModel(TextLookup(text), Copy(0.0), text),
+        lambda text: LookupOrModel(TextLookup(text), Copy(3.0), text),
+    ],
     ids=["lookup", "good model", "bad model"],
 )
 def test_the_text_is_exactly_the_one_without(source: Callable[..., Source], temperature: float, seed: int) -> None:
@@ -213,9 +217,19 @@ def test_a_draft_model_that_draws_with_the_same_noise_is_right_more_often() -> N
     assert same > greedy + 30
 
 
-def test_a_models_guesses() -> None:
-    guess = ModelGuess(Copy(0.0), [1, 2])
+def test_a_models_guesses_where_the_past_says_little() -> None:
+    guess = LookupOrModel(TextLookup([1, 2]), Copy(0.0), [1, 2])
     assert guess.look() == MODEL
-    assert guess.propose(3) == Copy(0.0).propose([1, 2], 3)
-    guess.extend([5])
-    assert guess.propose(2) == Copy(0.0).propose([1, 2, 5], 2)
+    assert guess.propose(3) == Copy(0.0)([1, 2], 3)
+    guess.extend([5, 6, 7, 8, 5, 6, 7, 8])
+    assert guess.look() == 4
+    assert guess.propose(2) == [5, 6]
+
+
+def test_the_past_helps_out_until_there_is_a_model() -> None:
+    guess = LookupOrModel(TextLookup([1, 2, 3, 1, 2]), lambda text, count: None, [1, 2, 3, 1, 2])
+    assert guess.look() == MODEL
+    assert guess.propose(2) == [3, 1]
+    guess.extend([9])
+    guess.look()
+    assert guess.propose(2) == ()
