@@ -199,9 +199,15 @@ class Ring:
 
     async def _read(self, channel: Channel) -> None:
         peer = channel.remote
+
+        def room(size: int) -> memoryview:
+            # Asked when a payload is announced: the channel may be older than the generation.
+            if not self._receiver.knows_neighbour(peer):
+                raise ProtocolError(f"peer {peer} sent a payload of {size} bytes, and takes part in no generation here")
+            return memoryview(bytearray(size))
+
         while True:
-            most = MOST_PAYLOAD if self._receiver.knows_neighbour(peer) else 0
-            frame, payload = await channel.receive(pb.Frame, max_payload=most)
+            frame, payload = await channel.receive(pb.Frame, max_payload=MOST_PAYLOAD, room=room)
             if len(frame.entries) > MOST_ENTRIES or sum(entry.payload for entry in frame.entries) != len(payload):
                 raise ProtocolError(f"peer {peer} sent a frame whose payload is not its entries'")
             start = 0

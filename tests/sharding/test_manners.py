@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,6 +202,18 @@ async def test_only_the_neighbour_is_listened_to(tmp_path: Path) -> None:
         await world.send(channel, other, 2 * ROW, activations=GOOD)
         await world.send(channel, request, 2 * ROW, activations=GOOD)
         assert "neighbour" in (await world.lost(control)).message
+
+
+async def test_a_channel_may_be_older_than_its_generation(tmp_path: Path) -> None:
+    async with raw(tmp_path) as world:
+        channel = await world.attach()
+        await channel.send(pb.Frame())
+        await trio.testing.wait_all_tasks_blocked()
+        _, request = await world.open()
+        await world.send(channel, request, 2 * ROW, activations=GOOD)
+        with trio.fail_after(5):
+            await world.news.wait()
+        assert len(world.passed_on) == 1
 
 
 async def test_who_takes_part_in_nothing_sends_no_payload(tmp_path: Path) -> None:
