@@ -49,6 +49,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     │   ├── TaskTimeoutError          the task ran longer than it was allowed to
     │   ├── TaskMemoryError           the task used more memory than it was allowed to
     │   ├── TaskCrashedError          the child process died (killed, segmentation fault, exit)
+    │   ├── TaskLostError             a task that must not run twice may have begun on a lost peer
     │   └── SandboxError              the sandbox could not be set up
     └── CreditError
         ├── AuthenticationError       wrong password, or no such account
@@ -342,6 +343,12 @@ class TaskCrashedError(TaskError):
     """The child process died."""
 
     default_hint = "Look for what ends a whole process in the function: os._exit, or native code that crashes."
+
+
+class TaskLostError(TaskError):
+    """A task that must not run twice may have begun on a peer that was lost."""
+
+    default_hint = "Look whether it had an effect. If it may run twice, say so: idempotent=True."
 
 
 class SandboxError(TaskError):

@@ -249,6 +249,10 @@ class WorkListener(Protocol):
 class Executor(Protocol):
     """Runs work on this machine, behind the sandbox. `worker.executor` is it."""
 
+    @property
+    def running(self) -> int:
+        """Tasks that run now."""
+
     def submit(self, work: Work, listener: WorkListener) -> None:
         """Puts work in the line; `go_on` starts it."""
 
@@ -283,8 +287,17 @@ class Payer(Protocol):
     def release(self, payee: PeerId, limit: Credits) -> None:
         """Says that work which was authorised will not be billed: it failed, was refused, or was given up."""
 
-    async def pay(self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits) -> tuple[Credits, bytes]:
+    async def pay(
+        self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits, most: Credits | None = None
+    ) -> tuple[Credits, bytes]:
         """Checks a receipt and pays it.
+
+        Args:
+            payee: Who sent it.
+            receipt: The bill.
+            work_id: What it has to be for.
+            limit: What was authorised.
+            most: The most that is paid, where that is less.
 
         Returns:
             What it cost, and the payment (countersigned receipt and a voucher that covers it).

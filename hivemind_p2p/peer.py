@@ -193,7 +193,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             accounts=accounts,
             purse=purse,
             till=till,
-            tasks=TaskClient(network, offers, purse),
+            tasks=TaskClient(network, offers, purse, nursery),
             models=ModelClient(network, content, offers, directory, purse),
             reachability=await _reach_out(settings, transport, bootstrap, offers, nursery),
         )
@@ -356,10 +356,16 @@ async def _say_goodbye(peer: Peer) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_DEADLINE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_try, peer.offers.withdraw)
-            if peer.purse is not None:
-                nursery.start_soon(_try, peer.purse.close)
+            nursery.start_soon(_pay_up, peer)
             if peer.till is not None:
                 nursery.start_soon(_try, peer.till.drain)
+
+
+async def _pay_up(peer: Peer) -> None:
+    """First what is owed for tasks, then the rest of what is set aside comes back."""
+    await _try(peer.tasks.close)
+    if peer.purse is not None:
+        await _try(peer.purse.close)
 
 
 async def _try(step: Callable[[], Awaitable[None]]) -> None:

@@ -152,8 +152,17 @@ class Purse:
         if (entry := self._payees.get(payee)) is not None and limit > 0:
             entry.book.release(limit, self._clock())
 
-    async def pay(self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits) -> tuple[Credits, bytes]:
+    async def pay(
+        self, payee: PeerId, receipt: bytes, *, work_id: str, limit: Credits, most: Credits | None = None
+    ) -> tuple[Credits, bytes]:
         """Checks a receipt and pays it: one payment for each `authorise`.
+
+        Args:
+            payee: Who sent it.
+            receipt: The bill.
+            work_id: What it has to be for.
+            limit: What was authorised.
+            most: The most that is paid, where that is less.
 
         Returns:
             What it cost, and the payment (countersigned receipt and a voucher that covers it).
@@ -163,7 +172,8 @@ class Purse:
         """
         signed = read_signed(receipt)
         bill = open_receipt(signed)
-        check_bill(bill, payer=self._identity.peer_id, worker=payee, work_id=work_id, limit=limit)
+        allowed = limit if most is None else min(limit, most)
+        check_bill(bill, payer=self._identity.peer_id, worker=payee, work_id=work_id, limit=allowed)
         if (payee, bill.receipt_id) in self._receipts:
             raise VoucherError(f"{payee} sent the receipt {bill.receipt_id!r} a second time")
         self._remember(bill)

@@ -156,6 +156,8 @@ class FramedChannel:
             StreamClosedError: The stream was closed or has broken.
         """
         async with self._send_lock:
+            if self._unwritable is not None:
+                raise self._closed(self._unwritable)
             try:
                 await self._stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -194,6 +196,8 @@ class FramedChannel:
             await self._stream.send_parts([start, *payload])
             whole = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # Not closed here: what the other side said before it hung up, its reason perhaps, can still be read.
+            whole, self._unwritable = True, "broke while sending"
             raise self._closed("broke while sending") from error
         finally:
             if not whole:

@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from collections.abc import Iterable as _Iterable
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -56,52 +56,6 @@ class Needs(_message.Message):
     seconds: float
     def __init__(self, cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
-class Request(_message.Message):
-    __slots__ = ("task_id", "task_type", "needs", "max_cost", "payment")
-    TASK_ID_FIELD_NUMBER: _ClassVar[int]
-    TASK_TYPE_FIELD_NUMBER: _ClassVar[int]
-    NEEDS_FIELD_NUMBER: _ClassVar[int]
-    MAX_COST_FIELD_NUMBER: _ClassVar[int]
-    PAYMENT_FIELD_NUMBER: _ClassVar[int]
-    task_id: str
-    task_type: str
-    needs: Needs
-    max_cost: int
-    payment: bytes
-    def __init__(self, task_id: _Optional[str] = ..., task_type: _Optional[str] = ..., needs: _Optional[_Union[Needs, _Mapping]] = ..., max_cost: _Optional[int] = ..., payment: _Optional[bytes] = ...) -> None: ...
-
-class Cancel(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class Settled(_message.Message):
-    __slots__ = ("payment",)
-    PAYMENT_FIELD_NUMBER: _ClassVar[int]
-    payment: bytes
-    def __init__(self, payment: _Optional[bytes] = ...) -> None: ...
-
-class FromCaller(_message.Message):
-    __slots__ = ("request", "cancel", "settled")
-    REQUEST_FIELD_NUMBER: _ClassVar[int]
-    CANCEL_FIELD_NUMBER: _ClassVar[int]
-    SETTLED_FIELD_NUMBER: _ClassVar[int]
-    request: Request
-    cancel: Cancel
-    settled: Settled
-    def __init__(self, request: _Optional[_Union[Request, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ...) -> None: ...
-
-class Accepted(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class Alive(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class Started(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
 class Report(_message.Message):
     __slots__ = ("error_code", "error_message", "remote_traceback", "output")
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
@@ -113,48 +67,6 @@ class Report(_message.Message):
     remote_traceback: str
     output: str
     def __init__(self, error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., remote_traceback: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
-
-class Finished(_message.Message):
-    __slots__ = ("report", "wall_seconds", "cpu_seconds", "peak_memory_bytes", "receipt", "value_bytes")
-    REPORT_FIELD_NUMBER: _ClassVar[int]
-    WALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
-    RECEIPT_FIELD_NUMBER: _ClassVar[int]
-    VALUE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    report: Report
-    wall_seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
-    receipt: bytes
-    value_bytes: int
-    def __init__(self, report: _Optional[_Union[Report, _Mapping]] = ..., wall_seconds: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., receipt: _Optional[bytes] = ..., value_bytes: _Optional[int] = ...) -> None: ...
-
-class Value(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class FromWorker(_message.Message):
-    __slots__ = ("accepted", "alive", "started", "finished", "value")
-    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
-    ALIVE_FIELD_NUMBER: _ClassVar[int]
-    STARTED_FIELD_NUMBER: _ClassVar[int]
-    FINISHED_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    accepted: Accepted
-    alive: Alive
-    started: Started
-    finished: Finished
-    value: Value
-    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
-
-class ChildRequest(_message.Message):
-    __slots__ = ("task_type", "memory_bytes")
-    TASK_TYPE_FIELD_NUMBER: _ClassVar[int]
-    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
-    task_type: str
-    memory_bytes: int
-    def __init__(self, task_type: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class Structure(_message.Message):
     __slots__ = ("kinds", "integers", "floats", "sizes", "element_types")

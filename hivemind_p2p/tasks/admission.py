@@ -1,8 +1,7 @@
-"""The worker's own waiting line: what may start now, given what runs. No clock, no network."""
+"""What a worker takes into its line, given what lies there. No clock, no network."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
 
 from hivemind_p2p.errors import BusyError, TaskRefusedError
@@ -14,9 +13,18 @@ QUEUE: Final = 4
 LEAST_QUEUE: Final = 8
 """Waiting tasks that even the smallest machine takes."""
 
+LONGEST_LINE: Final = 1.0
+"""Seconds of work for each cpu lent that are taken into the line, where tasks are so short that this is more."""
+
+MOST_WAITING: Final = 8192
+"""Waiting tasks at most."""
+
+MOST_WAITING_BYTES: Final = 256 << 20
+"""Bytes of packed tasks that wait, and of shared parts; each caller keeps its own copy until a task has ended."""
+
 
 class Admission:
-    """First come, first served, within the cpus and the memory that are lent.
+    """Says whether a task is taken.
 
     Args:
         cpus: Cores lent.
@@ -26,18 +34,16 @@ class Admission:
     def __init__(self, cpus: float, memory_bytes: int) -> None:
         self._cpus = cpus
         self._memory = memory_bytes
-        self._free_cpus = cpus
-        self._free_memory = memory_bytes
-        self._waiting: OrderedDict[int, Needs] = OrderedDict()
-        self._longest = max(LEAST_QUEUE, int(QUEUE * cpus))
+        self.waiting = 0
+        self.waiting_bytes = 0
 
-    @property
-    def waiting(self) -> int:
-        """Tasks that wait."""
-        return len(self._waiting)
+    def check(self, needs: Needs, size: int, seconds: float | None) -> None:
+        """Whether one more task is taken.
 
-    def submit(self, ticket: int, needs: Needs) -> None:
-        """Puts a task in the line.
+        Args:
+            needs: What it asks for.
+            size: Bytes of it.
+            seconds: How long such tasks take; None while that is not known.
 
         Raises:
             TaskRefusedError: It asks for more than is lent at all.
@@ -49,27 +55,21 @@ class Admission:
             raise TaskRefusedError(
                 f"it needs {needs.memory_bytes:,} bytes of memory, and this peer lends {self._memory:,}"
             )
-        if len(self._waiting) >= self._longest:
-            raise BusyError(f"{len(self._waiting)} tasks are waiting here already")
-        self._waiting[ticket] = needs
+        if self.waiting >= self._longest(seconds) or self.waiting_bytes + size > MOST_WAITING_BYTES:
+            raise BusyError(f"{self.waiting} tasks are waiting here already")
 
-    def withdraw(self, ticket: int) -> None:
-        """Takes a waiting task out; does nothing for one that has started."""
-        self._waiting.pop(ticket, None)
+    def _longest(self, seconds: float | None) -> int:
+        least = max(LEAST_QUEUE, int(QUEUE * self._cpus))
+        if seconds is None:
+            return least
+        return min(MOST_WAITING, max(least, int(self._cpus * LONGEST_LINE / max(seconds, 1e-5))))
 
-    def start(self) -> list[int]:
-        """The tickets that may start now, in order. The first that does not fit holds up those behind it."""
-        started = []
-        for ticket, needs in list(self._waiting.items()):
-            if needs.cpus > self._free_cpus + 1e-9 or needs.memory_bytes > self._free_memory:
-                break
-            del self._waiting[ticket]
-            self._free_cpus -= needs.cpus
-            self._free_memory -= needs.memory_bytes
-            started.append(ticket)
-        return started
+    def enter(self, size: int) -> None:
+        """A task has been taken."""
+        self.waiting += 1
+        self.waiting_bytes += size
 
-    def finish(self, needs: Needs) -> None:
-        """Gives back the room of a task that had started."""
-        self._free_cpus += needs.cpus
-        self._free_memory += needs.memory_bytes
+    def leave(self, size: int) -> None:
+        """It has ended, or was given up."""
+        self.waiting -= 1
+        self.waiting_bytes -= size

@@ -1,21 +1,24 @@
 """The caller's side of tasks.
 
 Participants: this peer, which wants tasks done; the workers whose offers fit; this peer's purse.
-Messages: `proto/tasks.proto`.
+Messages: `proto/task_channel.proto`, on one channel to each worker (`link`).
 Goals:
     - Every task ends: in a value, or in an error that says which peer, what was tried, and what to do.
     - A task whose worker vanishes, is busy or refuses goes to another. So a task may be run more than once ("at
-      least once"): what it does besides returning a value should bear repeating.
-    - Cancelling the call stops the work over there.
+      least once"): what it does besides returning a value should bear repeating. One that may not (`idempotent` is
+      false) is tried again only if it is known not to have begun.
+    - Cancelling stops the work over there.
     - A value is decoded, never unpickled, and paid only once it has been decoded.
+    - A small task costs little: there is no task of the loop, no timer and no message for each.
 Non-goals: checking that the value is right (tasks may be given to several peers for that).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -25,25 +28,20 @@ from hivemind_p2p.errors import (
     CreditError,
     HivemindError,
     NetworkError,
-    NoPeerError,
+    PaymentRequiredError,
+    ProtocolError,
+    StreamClosedError,
+    TaskLostError,
     TaskTimeoutError,
+    VoucherError,
 )
-from hivemind_p2p.interfaces import Channel, Network, OfferBook, Payer
-from hivemind_p2p.proto import tasks_pb2
-from hivemind_p2p.tasks import wire
-from hivemind_p2p.tasks.channels import ChannelPool
-from hivemind_p2p.tasks.conversation import Conversation
+from hivemind_p2p.interfaces import Network, OfferBook, Payer
+from hivemind_p2p.tasks.course import Course
 from hivemind_p2p.tasks.dispatch import Dispatcher
+from hivemind_p2p.tasks.link import Link
 from hivemind_p2p.tasks.matching import Demand
-from hivemind_p2p.tasks.reading import decode
-from hivemind_p2p.tasks.spec import StateListener, TaskResult, TaskSpec, TaskState
-from hivemind_p2p.types import Credits, Offer, PeerId
-
-MOST_RETRIES: Final = 3
-"""Times that a task is given to another peer after one lost or refused it."""
-
-MOST_BUSY: Final = 50
-"""Times that peers may be too busy for a task before it fails: with the pauses between, several minutes."""
+from hivemind_p2p.tasks.spec import StateListener, TaskListener, TaskResult, TaskSpec, TaskState
+from hivemind_p2p.types import Credits, Needs, Offer, PeerId
 
 COOL_DOWN: Final = 5.0
 """Seconds that a peer which vanished or broke the rules gets no task: a restart takes about that long."""
@@ -54,38 +52,10 @@ BUSY_PAUSE: Final = 0.25
 MISTRUST: Final = 600.0
 """Seconds that a peer which sent a forged bill gets no task."""
 
-_THREAD_BYTES: Final = 1 << 20
-"""Bytes of a value from which it is decoded in a thread: a smaller one takes a few milliseconds at most."""
+MOST_DEMANDS: Final = 1024
+"""Demands that are remembered as such."""
 
 _events = telemetry.source("tasks")
-
-
-@dataclass
-class _Course:
-    """How one task has fared so far."""
-
-    spec: TaskSpec
-    listener: StateListener | None
-    paid: bool = False
-    state: TaskState = TaskState.PENDING
-    excluded: set[PeerId] = field(default_factory=set)
-    failures: list[str] = field(default_factory=list)
-    busy: int = 0
-
-    def move(self, state: TaskState, peer: PeerId | None = None) -> None:
-        if state is self.state or not self.state.may_become(state):
-            return
-        self.state = state
-        if self.listener is not None:
-            self.listener(state, peer)
-
-    def summary(self, last: HivemindError) -> HivemindError:
-        """The last error, with those before it."""
-        earlier = self.failures[:-1] if self.failures[-1:] == [last.message] else self.failures
-        if not earlier:
-            return last
-        message = f"{last.message} (after {len(earlier)} earlier attempts: {'; '.join(earlier)})"
-        return errors.from_code(last.code(), message, last.hint)
 
 
 class TaskClient:
@@ -95,18 +65,53 @@ class TaskClient:
         network: How workers are reached.
         offers: Who lends what.
         payer: The purse; None where everything is free.
+        nursery: Where the channels to workers live.
     """
 
-    def __init__(self, network: Network, offers: OfferBook, payer: Payer | None) -> None:
+    def __init__(self, network: Network, offers: OfferBook, payer: Payer | None, nursery: trio.Nursery) -> None:
         self._network = network
         self._payer = payer
-        self._dispatcher = Dispatcher(offers)
-        self._channels = ChannelPool(network)
+        self._nursery = nursery
+        self._dispatcher = Dispatcher(offers, nursery, self._place, self._fail)
+        self._links: dict[PeerId, Link] = {}
+        self._demands: dict[tuple[str, Needs, Credits, bool], Demand] = {}
+        self._courses: set[Course] = set()
+        self._tickets = itertools.count()
         self._counts: Counter[str] = Counter()
+        self._closed = trio.Event()
 
     def statistics(self) -> dict[str, int]:
         """Tasks by how they ended, and ``retried``."""
         return dict(self._counts)
+
+    # -- for callers -------------------------------------------------------------------------------------------------
+
+    def start(self, spec: TaskSpec, listener: TaskListener) -> Course:
+        """Has a task run; the listener is told how it fares. `go_on` afterwards, once for many tasks."""
+        course = Course(spec, listener, next(self._tickets), self._demand(spec))
+        self._courses.add(course)
+        course.move(TaskState.QUEUED)
+        self._dispatcher.submit(course)
+        return course
+
+    def go_on(self) -> None:
+        """Gives tasks that were started to peers."""
+        self._dispatcher.decide()
+        for link in self._links.values():
+            link.ring()
+
+    def cancel(self, course: Course) -> None:
+        """Stops a task, wherever it is; its listener is told that it is cancelled."""
+        if course not in self._courses:
+            return
+        self._dispatcher.withdraw(course)
+        if course.peer is not None:
+            link = self._links.get(course.peer)
+            if link is not None:
+                link.give_up(course)
+            self._release(course)
+        self._end(course, TaskState.CANCELLED)
+        self.go_on()
 
     async def run(self, spec: TaskSpec, *, on_state: StateListener | None = None) -> TaskResult:
         """Runs a task somewhere, to the end. Cancelling the call stops the work.
@@ -123,164 +128,193 @@ class TaskClient:
             TaskCrashedError: The process that ran it died.
             UnsafeValueError: What it returned is no safe value.
             TaskRefusedError: The peers that might have run it refused.
+            TaskLostError: It must not run twice, and its peer was lost when it might have begun.
             NetworkError: The peers that it was given to were lost, one after the other.
             CreditError: It could not be paid.
         """
-        course = _Course(spec, on_state)
+        waiter = _Waiter(on_state)
+        course = self.start(spec, waiter)
+        self.go_on()
         try:
-            result = await self._run(course)
-        except TaskTimeoutError:
-            course.move(TaskState.TIMED_OUT)
-            raise
-        except trio.Cancelled:
-            course.move(TaskState.CANCELLED)
-            raise
-        except BaseException:
-            course.move(TaskState.FAILED)
-            raise
+            await waiter.done.wait()
         finally:
-            if course.state.ended:
-                self._counts[course.state.value] += 1
-        course.move(TaskState.COMPLETED)
-        self._counts[course.state.value] += 1
-        return result
+            self.cancel(course)
+        if waiter.error is not None:
+            raise waiter.error
+        assert waiter.result is not None
+        return waiter.result
 
-    async def _run(self, course: _Course) -> TaskResult:
-        """Attempt after attempt, until one ends the task or no peer is left."""
-        spec = course.spec
-        last: HivemindError | None = None
-        while True:
-            course.move(TaskState.QUEUED)
-            demand = Demand.of(spec.task_type, spec.needs, spec.max_cost, course.excluded)
-            try:
-                offer = await self._dispatcher.place(demand)
-            except NoPeerError as error:
-                raise (course.summary(last) if last is not None else error) from last
-            try:
-                payment = await self._authorise(offer, spec)
-                try:
-                    return await self._attempt(course, offer, payment)
-                finally:
-                    self._take_back(course, offer)
-            except _LostError as lost:
-                last = lost.error
-                await self._after_failure(course, offer.peer.peer_id, last)
-            finally:
-                self._dispatcher.release(offer.peer.peer_id, demand)
+    async def close(self) -> None:
+        """Cancels what is under way, pays what is owed, and closes the channels."""
+        for course in list(self._courses):
+            self.cancel(course)
+        for link in self._links.values():
+            link.leave()
+        while self._links:
+            self._closed = trio.Event()
+            await self._closed.wait()
 
-    async def _authorise(self, offer: Offer, spec: TaskSpec) -> bytes:
-        if self._payer is None:
-            return b""
-        return await self._payer.authorise(offer.peer.peer_id, spec.max_cost)
+    def _demand(self, spec: TaskSpec) -> Demand:
+        key = spec.task_type, spec.needs, spec.max_cost, spec.idempotent
+        demand = self._demands.get(key)
+        if demand is None:
+            if len(self._demands) > MOST_DEMANDS:
+                self._demands.clear()
+            demand = Demand.of(spec.task_type, spec.needs, spec.max_cost, idempotent=spec.idempotent)
+            self._demands[key] = demand
+        return demand
 
-    def _take_back(self, course: _Course, offer: Offer) -> None:
-        """Frees what was set aside for an attempt that will not be billed."""
-        if self._payer is not None and not course.paid:
-            self._payer.release(offer.peer.peer_id, course.spec.max_cost)
-        course.paid = False
+    # -- placing -----------------------------------------------------------------------------------------------------
 
-    async def _after_failure(self, course: _Course, peer: PeerId, error: HivemindError) -> None:
-        """Decides whether and when this peer, and this task, are tried again."""
+    def _place(self, course: Course, offer: Offer) -> None:
+        peer = offer.peer.peer_id
+        link = self._links.get(peer)
+        if link is None:
+            link = self._links[peer] = Link(self._network, self._payer, offer, self)
+            self._nursery.start_soon(self._keep, link)
+        course.peer = peer
+        link.send(course)
+        link.ring()
+
+    async def _keep(self, link: Link) -> None:
+        try:
+            await link.run()
+        except Exception as error:  # one peer's channel must not end this one
+            _events.error("link_broke", peer=link.peer, exc_info=error)
+
+    def _release(self, course: Course, seconds: float | None = None) -> None:
+        """Frees the place that a task had with a peer."""
+        if course.peer is not None:
+            self._dispatcher.released(course.peer, course.demand, seconds)
+            course.peer = None
+            course.number = 0
+
+    def _end(self, course: Course, state: TaskState) -> None:
+        self._courses.discard(course)
+        course.move(state)
+        self._counts[state.value] += 1
+
+    def _fail(self, course: Course, error: HivemindError) -> None:
+        state = TaskState.TIMED_OUT if isinstance(error, TaskTimeoutError) else TaskState.FAILED
+        self._end(course, state)
+        told = course.last if isinstance(error, errors.NoPeerError) and course.last is not None else error
+        course.listener.failed(course.summary(told))
+
+    # -- what links say ----------------------------------------------------------------------------------------------
+
+    def link_result(self, course: Course, result: TaskResult) -> None:
+        """A task gave a value."""
+        self._release(course, result.usage.wall_seconds)
+        self._end(course, TaskState.COMPLETED)
+        course.listener.ended(result)
+
+    def link_error(self, course: Course, error: HivemindError) -> None:
+        """A task ended in an error of its own, which another peer would not change."""
+        self._release(course)
+        self._fail(course, error)
+
+    def link_refused(self, courses: Sequence[Course], error: HivemindError) -> None:
+        """A worker will not run tasks, and has not."""
+        for number, course in enumerate(courses):
+            if not number:
+                self._note_failure(course, error)
+            self._again(course, error)
+
+    def link_mistrusted(self, link: Link) -> None:
+        """A worker sent a bill that is wrong."""
+        self._dispatcher.leave_alone(link.peer, MISTRUST)
+
+    def link_turn(self) -> None:
+        """A message has been dealt with."""
+        self._dispatcher.decide()
+
+    def link_ended(self, link: Link, lost: Sequence[Course], error: HivemindError) -> None:
+        """A channel is gone. Tasks that had not ended go elsewhere, if they may."""
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
+        self._closed.set()
+        # A worker closes a channel that was idle for long; what was being sent at that moment was never read.
+        blameless = isinstance(error, StreamClosedError) and link.used and not link.heard_since_sent
+        if lost and not blameless:
+            self._note_failure(lost[0], error)
+        for course in lost:
+            if isinstance(error, CreditError) and not isinstance(error, PaymentRequiredError | VoucherError):
+                self._release(course)
+                self._fail(course, error)
+            elif course.number and not course.spec.idempotent and not isinstance(error, PaymentRequiredError):
+                self._lose(course, error)
+            elif blameless and not course.reopened:
+                course.reopened = True
+                self._queue(course)
+            else:
+                self._again(course, error)
+        self.go_on()
+
+    def _lose(self, course: Course, error: HivemindError) -> None:
+        self._release(course)
+        self._fail(course, TaskLostError(f"it may have begun when its peer was lost: {error.message}"))
+
+    def _note_failure(self, course: Course, error: HivemindError) -> None:
+        """Decides whether and when this peer is tried again."""
+        peer = course.peer
+        if peer is None:
+            return
+        if isinstance(error, BusyError):
+            self._dispatcher.leave_alone(peer, min(COOL_DOWN, BUSY_PAUSE * 2 ** min(course.busy, 10)))
+        elif isinstance(error, NetworkError):
+            self._dispatcher.leave_alone(peer, COOL_DOWN)
+
+    def _again(self, course: Course, error: HivemindError) -> None:
+        """Decides whether this task is tried again."""
+        peer = course.peer
         _events.info("task_lost", task=course.spec.task_id, peer=peer, error=error.code(), message=error.message)
         self._counts["retried"] += 1
-        if isinstance(error, BusyError):
-            pause = min(COOL_DOWN, BUSY_PAUSE * 2 ** min(course.busy, 10))
-            self._dispatcher.leave_alone(peer, pause)
-            course.busy += 1
-            if course.busy > MOST_BUSY:
-                raise course.summary(error) from error
+        may_go_on = course.note(error)
+        if not may_go_on:
+            self._release(course)
+            self._fail(course, error)
             return
-        course.failures.append(error.message)
-        if isinstance(error, NetworkError):
-            self._dispatcher.leave_alone(peer, COOL_DOWN)
-            await self._channels.forget(peer)
-        else:
-            course.excluded.add(peer)
-        if len(course.failures) > MOST_RETRIES:
-            raise course.summary(error) from error
+        elsewhere = not isinstance(error, NetworkError | BusyError) or isinstance(error, ProtocolError)
+        self._queue(course, exclude=peer if elsewhere else None)
 
-    # -- one attempt -------------------------------------------------------------------------------------------------
-
-    async def _attempt(self, course: _Course, offer: Offer, payment: bytes) -> TaskResult:
-        """One try on one peer. A used channel that fails at once, closed while idle, is replaced by a new one."""
-        peer = offer.peer.peer_id
-        self._network.learn(offer.peer)
-        try:
-            channel, used = await self._channels.take(peer)
-        except NetworkError as error:
-            raise _LostError(error) from error
-        conversation = self._conversation(course, channel)
-        course.move(TaskState.ASSIGNED, peer)
-        try:
-            return await self._converse(course, channel, conversation, payment)
-        except _LostError as lost:
-            if not used or conversation.accepted or isinstance(lost.error, BusyError):
-                raise
-        await self._channels.forget(peer)
-        try:
-            channel = await self._channels.open(peer)
-        except NetworkError as error:
-            raise _LostError(error) from error
-        return await self._converse(course, channel, self._conversation(course, channel), payment)
-
-    def _conversation(self, course: _Course, channel: Channel) -> Conversation:
-        peer = channel.remote
-        return Conversation(channel, course.spec, lambda: course.move(TaskState.RUNNING, peer))
-
-    async def _converse(
-        self, course: _Course, channel: Channel, conversation: Conversation, payment: bytes
-    ) -> TaskResult:
-        """From the request to the payment. The channel is kept where all of it went well, else closed."""
-        in_order = False
-        try:
-            try:
-                finished, payload = await conversation.run(payment)
-                error = wire.read_error(finished.report, channel.remote)
-                value = None if error is not None else await _decode(payload)
-            except HivemindError as error:
-                # Whatever one worker says or suffers, another need not.
-                raise _LostError(error) from error
-            cost = await self._settle(course, channel, finished)
-            in_order = cost is not None
-        finally:
-            if in_order:
-                await self._channels.give_back(channel.remote, channel)
-            else:
-                await conversation.cancel()
-        if error is not None:
-            raise error
-        usage, output = wire.read_usage(finished), wire.printable(finished.report.output)
-        return TaskResult(value, cost or Credits(0), channel.remote, usage, output)
-
-    async def _settle(self, course: _Course, channel: Channel, finished: tasks_pb2.Finished) -> Credits | None:
-        """Pays a bill. A wrong one is not paid (None), and its sender gets no tasks for a while; the value stays."""
-        if self._payer is None or not finished.receipt:
-            return Credits(0)
-        spec, peer = course.spec, channel.remote
-        try:
-            cost, payment = await self._payer.pay(peer, finished.receipt, work_id=spec.task_id, limit=spec.max_cost)
-        except CreditError as error:
-            _events.warning("bill_refused", task=spec.task_id, peer=peer, error=error.message)
-            self._dispatcher.leave_alone(peer, MISTRUST)
-            return None
-        course.paid = True
-        try:
-            with trio.move_on_after(wire.SILENCE_DEADLINE):
-                await channel.send(tasks_pb2.FromCaller(settled=tasks_pb2.Settled(payment=payment)))
-        except NetworkError as error:
-            _events.warning("payment_unheard", task=spec.task_id, peer=peer, error=error.message)
-        return cost
+    def _queue(self, course: Course, *, exclude: PeerId | None = None) -> None:
+        self._release(course)
+        if exclude is not None:
+            course.excluded |= {exclude}
+            course.demand = Demand.of(
+                course.spec.task_type,
+                course.spec.needs,
+                course.spec.max_cost,
+                course.excluded,
+                idempotent=course.spec.idempotent,
+            )
+        course.move(TaskState.QUEUED)
+        self._dispatcher.submit(course)
 
 
-class _LostError(Exception):
-    """An attempt came to nothing on one peer, and another may be tried."""
+class _Waiter:
+    """Waits for one task; a `TaskListener`."""
 
-    def __init__(self, error: HivemindError) -> None:
-        super().__init__(error.message)
+    def __init__(self, on_state: StateListener | None) -> None:
+        self._on_state = on_state
+        self.done = trio.Event()
+        self.result: TaskResult | None = None
+        self.error: BaseException | None = None
+
+    def moved(self, state: TaskState, peer: PeerId | None) -> None:
+        """Passes it on."""
+        if self._on_state is not None:
+            self._on_state(state, peer)
+
+    def printed(self, data: bytes) -> None:
+        """Nobody asked for it."""
+
+    def ended(self, result: TaskResult) -> None:
+        """It gave a result."""
+        self.result = result
+        self.done.set()
+
+    def failed(self, error: BaseException) -> None:
+        """It did not."""
         self.error = error
-
-
-async def _decode(payload: memoryview) -> Any:
-    if len(payload) < _THREAD_BYTES:
-        return decode(payload)
-    return await trio.to_thread.run_sync(decode, payload)
+        self.done.set()

@@ -1,27 +1,24 @@
-"""Waits until `matching` gives a task to a peer: keeps the offers current, and wakes whoever can go on."""
+"""Gives tasks to peers: keeps the offers current for `matching`, and asks it whenever something has changed."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from hivemind_p2p.errors import NoPeerError
+from hivemind_p2p.errors import HivemindError, NoPeerError
 from hivemind_p2p.interfaces import OfferBook
-from hivemind_p2p.tasks.matching import Demand, Matching, Placed, Unplaceable
+from hivemind_p2p.tasks.course import Course
+from hivemind_p2p.tasks.matching import Demand, Matching, Placed
 from hivemind_p2p.types import Offer, PeerId
 
 REFRESH: Final = 2.0
 """Seconds after which the offers are looked at again while tasks wait: new peers get work soon."""
 
-
-@dataclass
-class _Waiter:
-    decided: trio.Event = field(default_factory=trio.Event)
-    decision: Placed | Unplaceable | None = None
+Place = Callable[[Course, Offer], None]
+Fail = Callable[[Course, HivemindError], None]
 
 
 class Dispatcher:
@@ -29,96 +26,93 @@ class Dispatcher:
 
     Args:
         offers: Who lends what.
+        nursery: Where looking at offers goes on.
+        place: Called with a task and the peer for it.
+        fail: Called with a task for which there is none.
     """
 
-    def __init__(self, offers: OfferBook) -> None:
+    def __init__(self, offers: OfferBook, nursery: trio.Nursery, place: Place, fail: Fail) -> None:
         self._offers = offers
+        self._nursery = nursery
+        self._place = place
+        self._fail = fail
         self._matching = Matching()
-        self._waiters: dict[int, _Waiter] = {}
-        self._tickets = itertools.count()
+        self._waiting: dict[int, Course] = {}
         self._looked_at = -math.inf
-        # The one waiting task that also watches the clock, for all of them.
-        self._watchman: int | None = None
+        self._watching = False
+        self._need_fresh = False
 
-    async def place(self, demand: Demand) -> Offer:
-        """The peer for a task, once one has room. Call `release` when the task has ended there.
+    def submit(self, course: Course) -> None:
+        """Puts a task into its line; `decide` afterwards."""
+        self._waiting[course.ticket] = course
+        self._matching.submit(course.ticket, course.demand)
 
-        Raises:
-            NoPeerError: No offer fits, though the newest were asked for.
-        """
-        await self._refresh()
-        decision = await self._wait(demand)
-        if isinstance(decision, Unplaceable):
-            await self._refresh(fresh=True)
-            decision = await self._wait(demand)
-        if isinstance(decision, Unplaceable):
-            # One error may stand for many tasks, and each has its own traceback.
-            raise NoPeerError(decision.error.message, hint=decision.error.hint)
-        return decision.offer
+    def withdraw(self, course: Course) -> None:
+        """Takes a task out that waits."""
+        if self._waiting.pop(course.ticket, None) is not None:
+            self._matching.withdraw(course.ticket, course.demand)
 
-    def release(self, peer: PeerId, demand: Demand) -> None:
-        """A placed task has ended, however it did."""
-        self._matching.released(peer, demand)
-        self._decide()
+    def released(self, peer: PeerId, demand: Demand, seconds: float | None = None) -> None:
+        """A task that was placed has ended there, however it did; `decide` afterwards."""
+        self._matching.released(peer, demand, seconds)
 
     def leave_alone(self, peer: PeerId, seconds: float) -> None:
         """Gives a peer nothing for a while."""
         self._matching.failed(peer, until=trio.current_time() + seconds)
 
-    async def _refresh(self, *, fresh: bool = False) -> None:
-        now = trio.current_time()
-        if not fresh and now - self._looked_at < REFRESH:
+    def decide(self) -> None:
+        """Places what can be placed."""
+        if not self._waiting:
             return
-        self._looked_at = now
-        self._matching.offers_changed(await self._offers.offers(fresh=fresh))
-        self._decide()
+        if self._looked_at > -math.inf:
+            for decision in self._matching.decide(trio.current_time()):
+                course = self._waiting.pop(decision.ticket)
+                if isinstance(decision, Placed):
+                    self._place(course, decision.offer)
+                else:
+                    self._unplaceable(course, decision.error)
+        if self._waiting and not self._watching:
+            self._watching = True
+            self._nursery.start_soon(self._watch)
 
-    async def _wait(self, demand: Demand) -> Placed | Unplaceable:
-        ticket, waiter = next(self._tickets), _Waiter()
-        self._waiters[ticket] = waiter
-        self._matching.submit(ticket, demand)
+    def _unplaceable(self, course: Course, error: NoPeerError) -> None:
+        """Asks once for the newest offers before a task fails."""
+        if course.asked_fresh:
+            # One error may stand for many tasks, and each has its own traceback.
+            self._fail(course, NoPeerError(error.message, hint=error.hint))
+            return
+        course.asked_fresh = self._need_fresh = True
+        self._waiting[course.ticket] = course
+
+    async def _watch(self) -> None:
+        """Looks at the offers, and at the clock, while tasks wait."""
         try:
-            self._decide()
-            while waiter.decision is None:
-                await self._watch_or_wait(ticket, waiter)
-        except BaseException:
-            if isinstance(waiter.decision, Placed):
-                self._matching.released(waiter.decision.offer.peer.peer_id, demand)
-            raise
+            while self._waiting:
+                if self._need_fresh or trio.current_time() - self._looked_at >= REFRESH:
+                    await self._refresh()
+                self.decide()
+                if self._waiting and not self._need_fresh:
+                    await trio.sleep(self._pause())
         finally:
-            self._leave(ticket, demand)
-        return waiter.decision
+            self._watching = False
 
-    async def _watch_or_wait(self, ticket: int, waiter: _Waiter) -> None:
-        if self._watchman not in (None, ticket):
-            await waiter.decided.wait()
-            waiter.decided = trio.Event() if waiter.decision is None else waiter.decided
+    async def _refresh(self) -> None:
+        fresh, self._need_fresh = self._need_fresh, False
+        again = [course for course in self._waiting.values() if course.asked_fresh] if fresh else []
+        try:
+            self._matching.offers_changed(await self._offers.offers(fresh=fresh))
+        except HivemindError as error:
+            for course in list(self._waiting.values()):
+                self.withdraw(course)
+                self._fail(course, error)
             return
-        self._watchman = ticket
-        with trio.move_on_after(self._pause()):
-            await waiter.decided.wait()
-        if waiter.decision is None:
-            await self._refresh()
-            self._decide()
+        self._looked_at = trio.current_time()
+        for course in again:
+            if course.ticket in self._waiting:
+                self._matching.submit(course.ticket, course.demand)
 
     def _pause(self) -> float:
         wake_at = self._matching.wake_at
         if wake_at is None:
             return REFRESH
         return min(REFRESH, max(0.01, wake_at - trio.current_time()))
-
-    def _leave(self, ticket: int, demand: Demand) -> None:
-        del self._waiters[ticket]
-        self._matching.withdraw(ticket, demand)
-        if self._watchman == ticket:
-            self._watchman = None
-            successor = next(iter(self._waiters.values()), None)
-            if successor is not None:
-                successor.decided.set()
-        self._decide()
-
-    def _decide(self) -> None:
-        for decision in self._matching.decide(trio.current_time()):
-            waiter = self._waiters[decision.ticket]
-            waiter.decision = decision
-            waiter.decided.set()

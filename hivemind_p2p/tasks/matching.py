@@ -18,6 +18,16 @@ from hivemind_p2p.types import Credits, Needs, Offer, PeerId
 PIPELINE: Final = 2.0
 """Cpus' worth of tasks sent to a peer for each that it lends: one set runs while the next lies ready."""
 
+LEAD: Final = 0.05
+"""Seconds of work sent ahead for each cpu, where tasks are so short that this is more: several times what messages to
+the peer and back take."""
+
+MOST_LEAD: Final = 512
+"""Tasks sent ahead for each cpu at most."""
+
+FORGETTING: Final = 0.75
+"""How much of a peer's old time for a task stays when one took less. One that took more replaces it at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -25,6 +35,7 @@ class Demand:
 
     Attributes:
         excluded: Peers that refused or lost it already.
+        idempotent: Whether it may be lost with its peer: one that may not is not sent ahead of its time.
     """
 
     task_type: str
@@ -32,11 +43,20 @@ class Demand:
     memory_bytes: int
     max_cost: Credits
     excluded: frozenset[PeerId] = frozenset()
+    idempotent: bool = True
 
     @classmethod
-    def of(cls, task_type: str, needs: Needs, max_cost: Credits, excluded: Iterable[PeerId] = ()) -> Demand:
+    def of(
+        cls,
+        task_type: str,
+        needs: Needs,
+        max_cost: Credits,
+        excluded: Iterable[PeerId] = (),
+        *,
+        idempotent: bool = True,
+    ) -> Demand:
         """The demand of a task."""
-        return cls(task_type, needs.cpus, needs.memory_bytes, max_cost, frozenset(excluded))
+        return cls(task_type, needs.cpus, needs.memory_bytes, max_cost, frozenset(excluded), idempotent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +83,7 @@ class Matching:
         self._load: dict[PeerId, float] = {}
         self._cool_until: dict[PeerId, float] = {}
         self._lines: dict[Demand, deque[int]] = {}
+        self._seconds: dict[PeerId, float] = {}
 
     @property
     def waiting(self) -> int:
@@ -84,8 +105,11 @@ class Matching:
             line.remove(ticket)
             self._drop_if_empty(demand)
 
-    def released(self, peer: PeerId, demand: Demand) -> None:
-        """A placed task has ended, however it did."""
+    def released(self, peer: PeerId, demand: Demand, seconds: float | None = None) -> None:
+        """A placed task has ended, however it did; in so many seconds, if that says something about others."""
+        if seconds is not None:
+            known = self._seconds.get(peer, seconds)
+            self._seconds[peer] = seconds if seconds >= known else FORGETTING * known + (1 - FORGETTING) * seconds
         left = self._load.get(peer, 0.0) - demand.cpus
         if left > 1e-9:
             self._load[peer] = left
@@ -128,15 +152,21 @@ class Matching:
 
     def _best(self, fitting: list[Offer], demand: Demand) -> Offer | None:
         with_room = [offer for offer in fitting if self._has_room(offer, demand)]
-        return min(with_room, key=self._rank, default=None)
+        return min(with_room, key=lambda offer: self._rank(offer, demand), default=None)
 
     def _has_room(self, offer: Offer, demand: Demand) -> bool:
         load = self._load.get(offer.peer.peer_id, 0.0)
-        return load == 0.0 or load + demand.cpus <= _capacity(offer)
+        return load == 0.0 or load + demand.cpus <= self._capacity(offer, demand)
 
-    def _rank(self, offer: Offer) -> tuple[float, int, int, PeerId]:
+    def _capacity(self, offer: Offer, demand: Demand) -> float:
+        """Cpus' worth of tasks that a peer may have: what it runs, and what lies ready."""
+        seconds = self._seconds.get(offer.peer.peer_id)
+        lead = 0.0 if seconds is None or not demand.idempotent else min(MOST_LEAD, LEAD / max(seconds, 1e-6))
+        return max(1.0, offer.cpus) * max(PIPELINE, demand.cpus * lead)
+
+    def _rank(self, offer: Offer, demand: Demand) -> tuple[float, int, int, PeerId]:
         peer = offer.peer.peer_id
-        free = _capacity(offer) - self._load.get(peer, 0.0)
+        free = self._capacity(offer, demand) - self._load.get(peer, 0.0)
         return -free, offer.prices.per_cpu_second, offer.prices.per_task, peer
 
     def _no_peer(self, demand: Demand) -> NoPeerError:
@@ -148,10 +178,6 @@ class Matching:
     def _drop_if_empty(self, demand: Demand) -> None:
         if not self._lines.get(demand, True):
             del self._lines[demand]
-
-
-def _capacity(offer: Offer) -> float:
-    return max(1.0, offer.cpus) * PIPELINE
 
 
 def _misfit(offer: Offer, demand: Demand) -> str:

@@ -6,9 +6,9 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from hivemind_p2p.types import CREDIT, Credits, Needs, PeerId, Prices, Usage
+from hivemind_p2p.types import CREDIT, Credits, Needs, PeerId, Prices, SharedPart, Usage
 
 MAX_PAYLOAD_BYTES: Final = 64 << 20
 """Bytes of a packed task or of its result: what fits a stream. Larger data travels through the swarm."""
@@ -69,6 +69,10 @@ class TaskSpec:
         payload: What the plug-in is given: at most 64 MiB.
         needs: What it needs of the machine.
         max_cost: The most that it may cost, in millionths of a credit.
+        shared: The part of it that other tasks have in common with it, sent to each peer only once.
+        idempotent: Whether it may run more than once; if not, one that may have begun is never begun again.
+        priority: Higher ones go first among the caller's own.
+        stream_output: Whether what it prints comes while it runs.
     """
 
     task_id: str
@@ -76,6 +80,10 @@ class TaskSpec:
     payload: bytes
     needs: Needs = field(default_factory=Needs)
     max_cost: Credits = CREDIT
+    shared: SharedPart | None = None
+    idempotent: bool = True
+    priority: int = 0
+    stream_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,22 @@ class TaskResult:
     peer: PeerId
     usage: Usage
     output: str = ""
+
+
+class TaskListener(Protocol):
+    """Is told how a task fares. Must not raise, and not wait."""
+
+    def moved(self, state: TaskState, peer: PeerId | None) -> None:
+        """Its state has changed."""
+
+    def printed(self, data: bytes) -> None:
+        """What it printed, where that was asked for."""
+
+    def ended(self, result: TaskResult) -> None:
+        """It gave a result."""
+
+    def failed(self, error: BaseException) -> None:
+        """It did not."""
 
 
 def cost_of(usage: Usage, prices: Prices, max_cost: Credits) -> Credits:

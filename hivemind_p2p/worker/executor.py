@@ -145,6 +145,11 @@ class ChildExecutor:
     # -- for the task service ----------------------------------------------------------------------------------------
 
     @property
+    def running(self) -> int:
+        """Tasks that run now."""
+        return self._lanes.running
+
+    @property
     def paused(self) -> bool:
         """Whether no more tasks are started; those that run go on."""
         return self._lanes.paused

@@ -23,26 +23,58 @@ CALLER = Identity(b"c" * 32)
 class FakeExecutor:
     """Does what the payload says: ``sleep SECONDS``, ``raise``, ``crash``, or anything else, which it gives back."""
 
-    def __init__(self):
+    def __init__(self, nursery, slots):
         self.ran, self.killed, self.at_once, self.most_at_once = [], [], 0, 0
+        self.tasks = []
+        self._nursery, self._slots = nursery, slots
+        self._waiting, self._scopes = [], {}
 
-    async def run(self, work):
+    @property
+    def running(self):
+        return self.at_once
+
+    def seconds(self, work):
+        return None
+
+    def submit(self, work, listener):
+        self._waiting.append((work, listener))
+
+    def go_on(self):
+        while self._waiting and len(self._scopes) < self._slots:
+            work, listener = self._waiting.pop(0)
+            self._scopes[work] = trio.CancelScope()
+            self._nursery.start_soon(self._live, work, listener)
+
+    def cancel(self, work):
+        self._waiting = [each for each in self._waiting if each[0] is not work]
+        if work in self._scopes:
+            self._scopes[work].cancel()
+
+    async def _live(self, work, listener):
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
+        self.tasks.append(work)
+        outcome = None
+        with self._scopes[work]:
+            verb, _, _ = bytes(work.payload).decode().partition(" ")
+            if verb in ("sleep", "print"):
+                listener.started(work)
+            if verb == "print":
+                listener.printed(work, b"so far")
             outcome = await self._run(work)
-        except trio.Cancelled:
+        self.at_once -= 1
+        del self._scopes[work]
+        if outcome is None:
             self.killed.append(work.task_id)
-            raise
-        finally:
-            self.at_once -= 1
-        self.ran.append(work.task_id)
-        return outcome
+        else:
+            self.ran.append(work.task_id)
+            listener.ended(work, outcome)
+        self.go_on()
 
     async def _run(self, work):
         usage = Usage(wall_seconds=1.0, cpu_seconds=2.0, peak_memory_bytes=3)
         verb, _, rest = bytes(work.payload).decode().partition(" ")
-        if verb == "sleep":
+        if verb in ("sleep", "print"):
             await trio.sleep(float(rest))
         if verb == "raise":
             return Outcome(
@@ -91,9 +123,9 @@ class FakePurse:
     def release(self, payee, limit):
         self.reserved -= limit
 
-    async def pay(self, payee, receipt, *, work_id, limit):
+    async def pay(self, payee, receipt, *, work_id, limit, most=None):
         name, amount = receipt.decode().rsplit(" ", 1)
-        if name != work_id or int(amount) > limit:
+        if name != work_id or int(amount) > limit or (most is not None and int(amount) > most):
             raise VoucherError("the receipt is wrong")
         self.paid[work_id] = int(amount)
         self.reserved -= limit
@@ -136,8 +168,15 @@ class Hive:
         assert self.purse.reserved == 0
         assert [worker.till.reserved for worker in self.workers] == [0] * len(self.workers)
 
-    async def run(self, payload, task_id="t", *, needs=None, max_cost=10_000):
-        spec = TaskSpec(task_id, "function/1", payload.encode(), needs or Needs(seconds=60), Credits(max_cost))
+    def start(self, payload, listener, *, task_id="t", **more):
+        spec = TaskSpec(task_id, "function/1", payload.encode(), Needs(seconds=60), Credits(10_000), **more)
+        course = self.client.start(spec, listener)
+        self.client.go_on()
+        return course
+
+    async def run(self, payload, task_id="t", *, needs=None, max_cost=10_000, shared=None):
+        needs = needs or Needs(seconds=60)
+        spec = TaskSpec(task_id, "function/1", payload.encode(), needs, Credits(max_cost), shared)
         return await self.client.run(spec, on_state=lambda state, peer: self.states.append((state.value, peer)))
 
     def offer_more(self, worker, **changes):
@@ -153,7 +192,7 @@ def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", **networ
         router.learn(worker.offer.peer)
     book = FixedBook(worker.offer for worker in workers)
     purse = FakePurse(hold) if paid else None
-    return Hive(network, workers, router, book, TaskClient(router, book, purse), purse)
+    return Hive(network, workers, router, book, TaskClient(router, book, purse, nursery), purse)
 
 
 @pytest.fixture
@@ -164,7 +203,7 @@ def make_hive():
 
 def _make_worker(network, nursery, seed, paid, cpus):
     router = Router(network.join(Identity(seed)), nursery)
-    executor, till = FakeExecutor(), FakeTill() if paid else None
+    executor, till = FakeExecutor(nursery, int(cpus)), FakeTill() if paid else None
     service = TaskService(router, executor, till, PRICES, cpus=cpus, memory_bytes=4 * GIB)
     info = PeerInfo(router.peer_id, router.addresses)
     offer = Offer(info, cpus=cpus, memory_bytes=4 * GIB, task_types=("function/1",), prices=PRICES)

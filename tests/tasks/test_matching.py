@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hivemind_p2p.errors import BusyError, TaskRefusedError
-from hivemind_p2p.tasks.admission import LEAST_QUEUE, Admission
+from hivemind_p2p.tasks.admission import LEAST_QUEUE, MOST_WAITING_BYTES, Admission
 from hivemind_p2p.tasks.matching import Demand, Matching, Placed, Unplaceable
 from hivemind_p2p.tasks.spec import TaskState, cost_of
 from hivemind_p2p.types import Credits, Needs, Offer, PeerId, PeerInfo, Prices, Usage
@@ -18,8 +18,8 @@ def offer(name, cpus=1.0, memory=4 * GIB, price=100, types=("function/1",)):
     return Offer(PeerInfo(PeerId(name)), cpus=cpus, memory_bytes=memory, task_types=types, prices=prices)
 
 
-def demand(cpus=1.0, memory=GIB, max_cost=1000, excluded=()):
-    return Demand("function/1", cpus, memory, Credits(max_cost), frozenset(map(PeerId, excluded)))
+def demand(cpus=1.0, memory=GIB, max_cost=1000, excluded=(), idempotent=True):
+    return Demand("function/1", cpus, memory, Credits(max_cost), frozenset(map(PeerId, excluded)), idempotent)
 
 
 def placements(matching, now=0.0):
@@ -125,30 +125,35 @@ def test_no_task_is_lost_or_placed_twice_and_no_peer_overfilled(events):
     assert matching.waiting == len(waiting)
 
 
-def test_the_worker_admits_in_order_within_what_it_lends():
-    admission = Admission(2.0, 4 * GIB)
-    for ticket, cpus in enumerate((1, 2, 1)):
-        admission.submit(ticket, Needs(cpus=cpus, memory=GIB))
-    assert admission.start() == [0]  # the second needs both cpus, and the third does not overtake it
-    admission.finish(Needs(cpus=1, memory=GIB))
-    assert admission.start() == [1]
-    admission.finish(Needs(cpus=2, memory=GIB))
-    assert admission.start() == [2]
-    assert admission.start() == []
-
-
 def test_the_worker_refuses_what_it_does_not_lend_and_is_busy_when_its_line_is_full():
     admission = Admission(1.0, GIB)
     with pytest.raises(TaskRefusedError, match="needs 2 cpus"):
-        admission.submit(0, Needs(cpus=2))
+        admission.check(Needs(cpus=2), 0, None)
     with pytest.raises(TaskRefusedError, match="bytes of memory"):
-        admission.submit(0, Needs(memory=2 * GIB))
-    for ticket in range(LEAST_QUEUE):
-        admission.submit(ticket, Needs())
+        admission.check(Needs(memory=2 * GIB), 0, None)
+    for _ in range(LEAST_QUEUE):
+        admission.check(Needs(), 100, None)
+        admission.enter(100)
     with pytest.raises(BusyError):
-        admission.submit(99, Needs())
-    admission.withdraw(0)
-    admission.submit(99, Needs())
+        admission.check(Needs(), 0, None)
+    admission.check(Needs(), 0, 0.001)  # of such short ones many more wait no longer
+    admission.leave(100)
+    admission.check(Needs(), 0, None)
+    with pytest.raises(BusyError):
+        admission.check(Needs(), MOST_WAITING_BYTES, None)
+
+
+def test_short_tasks_are_sent_ahead_and_those_that_must_not_be_lost_are_not():
+    matching, once = Matching(), demand(idempotent=False)
+    matching.offers_changed([offer("a")])
+    matching.submit(0, demand())
+    assert len(matching.decide(0.0)) == 1
+    matching.released(PeerId("a"), demand(), 0.001)
+    for ticket in range(1, 1001):
+        matching.submit(ticket, demand() if ticket % 2 else once)
+    placed = matching.decide(0.0)
+    assert 40 <= len([each for each in placed if each.ticket % 2]) <= 60
+    assert not [each for each in placed if each.ticket % 2 == 0]
 
 
 def test_costs_are_rounded_up_and_never_above_the_limit():

@@ -11,16 +11,18 @@ from hivemind_p2p.errors import (
     PaymentRequiredError,
     PeerUnreachableError,
     ProtocolError,
-    StreamClosedError,
     TaskCrashedError,
     TaskFailedError,
+    TaskLostError,
     TaskRefusedError,
     TaskTimeoutError,
+    VoucherError,
 )
-from hivemind_p2p.proto import tasks_pb2
+from hivemind_p2p.proto import task_channel_pb2, tasks_pb2
+from hivemind_p2p.proto.task_channel_pb2 import FromCaller, FromWorker
 from hivemind_p2p.tasks import wire
-from hivemind_p2p.tasks.conversation import GRACE
-from hivemind_p2p.types import Needs
+from hivemind_p2p.tasks.link import GRACE
+from hivemind_p2p.types import Needs, SharedPart
 
 GIB = 1 << 30
 
@@ -60,17 +62,72 @@ async def test_a_channel_that_the_worker_closed_is_replaced_without_blame(
     nursery, make_hive, autojump_clock, monkeypatch
 ):
     hive = make_hive(nursery)
-    monkeypatch.setattr(wire, "CHANNEL_IDLE", 1.0)  # the worker closes after this and its grace
+    monkeypatch.setattr("hivemind_p2p.tasks.session.IDLE_GRACE", 10 - wire.CHANNEL_IDLE)
     await hive.run("hello")
-    monkeypatch.setattr("hivemind_p2p.tasks.channels.CHANNEL_IDLE", 1000.0)
-    await trio.sleep(100)
+    await trio.sleep(20)
     assert (await hive.run("again")).value == "again"
     assert hive.client.statistics() == {"completed": 2}
 
 
-async def test_a_large_value_travels_in_a_message_of_its_own(nursery, make_hive, autojump_clock):
+async def test_a_large_value_travels_in_pieces_and_holds_nobody_up(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, cpus=2.0, bandwidth=1e6)
+    ended = []
+
+    async def run(payload, name):
+        ended.append((await hive.run(payload, name), trio.current_time()))
+
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(run, "large 3000000", "large")
+        await trio.sleep(0.5)
+        tasks.start_soon(run, "small", "small")
+    assert [result.value if result.value == "small" else len(result.value) for result, _ in ended] == [
+        "small",
+        3_000_000,
+    ]
+    assert ended[0][1] < 1.5 < ended[1][1]
+
+
+async def test_a_large_task_travels_in_pieces(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, paid=True)
+    assert (await hive.run("x" * 1_000_000)).value == "x" * 1_000_000
+
+
+async def test_what_many_tasks_share_is_sent_once_and_again_if_the_worker_has_dropped_it(
+    nursery, make_hive, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("hivemind_p2p.tasks.session.MOST_SHARED", 2)
     hive = make_hive(nursery)
-    assert len((await hive.run("large 3000000")).value) == 3_000_000
+    parts = [SharedPart(bytes([number]) * 300_000) for number in range(3)]
+    for number in (0, 1, 0, 2, 0, 1):
+        await hive.run("hello", shared=parts[number])
+    assert [work.shared.data for work in hive.workers[0].executor.tasks] == [
+        parts[number].data for number in (0, 1, 0, 2, 0, 1)
+    ]
+    assert hive.client.statistics() == {"completed": 6}
+
+
+async def test_output_comes_while_the_work_runs(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery)
+    listener = Listener()
+    hive.start("print 1", listener, stream_output=True)
+    await trio.sleep(0.5)
+    assert listener.told == [b"so far"]
+    await trio.sleep(2)
+    assert listener.told[1].value == "1"
+
+
+async def test_many_tasks_share_messages_and_none_is_lost(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, 2, paid=True, cpus=4.0)
+    listeners = [Listener() for _ in range(500)]
+    for number, listener in enumerate(listeners):
+        hive.start(f"echo {number}", listener, task_id=f"t{number}")
+    await trio.sleep(300)
+    assert [listener.told[-1].value for listener in listeners] == [str(number) for number in range(500)]
+    assert sorted(len(worker.executor.ran) for worker in hive.workers)[0] > 0
+    assert sum(len(worker.executor.ran) for worker in hive.workers) == 500
+    assert sum(hive.purse.paid.values()) == 500 * 2100
+    assert len(hive.purse.paid) < 500
+    hive.assert_nothing_is_set_aside()
 
 
 async def test_the_worker_runs_no_more_than_it_lends(nursery, make_hive, autojump_clock):
@@ -90,10 +147,11 @@ async def test_work_is_billed_and_paid(nursery, make_hive, autojump_clock):
     hive = make_hive(nursery, paid=True)
     till = hive.workers[0].till
     result = await hive.run("hello")
-    assert result.cost == till.bills["t"] == hive.purse.paid["t"] == 2100
-    await trio.testing.wait_all_tasks_blocked()
-    assert till.collected == [b"voucher for t 2100"]
+    await trio.sleep(1)
+    assert result.cost == till.bills["t+1"] == hive.purse.paid["t+1"] == 2100
+    assert till.collected == [b"voucher for t+1 2100"]
     assert hive.workers[0].service.statistics().earned == 2100
+    await trio.sleep(10)
     hive.assert_nothing_is_set_aside()
 
 
@@ -110,7 +168,8 @@ async def test_a_function_that_raised_is_billed_and_a_crash_is_not(nursery, make
     assert caught.value.remote_traceback == "T"
     with pytest.raises(TaskCrashedError):
         await hive.run(f"report {TaskCrashedError.code()}", "crashed")
-    assert hive.purse.paid == {"failed": 2100}
+    await trio.sleep(10)
+    assert hive.purse.paid == {"failed+1": 2100}
     hive.assert_nothing_is_set_aside()
 
 
@@ -128,7 +187,7 @@ async def test_what_was_set_aside_for_a_task_that_is_cancelled_or_lost_is_free_a
     hive = make_hive(nursery, 2, paid=True)
     with trio.move_on_after(3):
         await hive.run("sleep 1000", "cancelled")
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(10)
     hive.assert_nothing_is_set_aside()
 
     async def kill_whoever_has_it():
@@ -138,17 +197,41 @@ async def test_what_was_set_aside_for_a_task_that_is_cancelled_or_lost_is_free_a
 
     nursery.start_soon(kill_whoever_has_it)
     await hive.run("sleep 5", "lost")
-    assert hive.purse.paid.keys() == {"lost"}
+    await trio.sleep(10)
+    assert hive.purse.paid.keys() == {"lost+1"}
     assert hive.purse.reserved == 0
 
 
 async def test_a_task_that_allows_less_than_the_price_is_refused(nursery, make_hive, autojump_clock):
     hive = make_hive(nursery, paid=True)
     channel = await hive.router.open(hive.workers[0].peer_id, wire.PROTOCOL)
-    await channel.send(request(max_cost=0), b"hello")
-    with pytest.raises(TaskRefusedError, match="this peer asks for 100"):
-        await channel.receive(tasks_pb2.FromWorker)
+    message = submission(max_cost=0)
+    message.allowances.add(limit=0, payment=b"hold")
+    await channel.send(message, b"hello")
+    answer, _ = await channel.receive(FromWorker)
+    assert "this peer asks for 100" in answer.refused[0].message
+    assert (list(answer.refused[0].numbers), answer.refused[0].code) == ([1], TaskRefusedError.code())
     assert hive.workers[0].executor.ran == []
+
+
+async def test_work_that_nothing_was_set_aside_for_is_not_done(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, paid=True)
+    channel = await hive.router.open(hive.workers[0].peer_id, wire.PROTOCOL)
+    await channel.send(submission(), b"hello")
+    with pytest.raises(PaymentRequiredError, match="set nothing aside"):
+        await channel.receive(FromWorker)
+    assert hive.workers[0].executor.ran == []
+
+
+async def test_a_caller_that_does_not_pay_gets_no_more(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, paid=True)
+    channel = await hive.router.open(hive.workers[0].peer_id, wire.PROTOCOL)
+    message = submission(max_cost=10_000)
+    message.allowances.add(limit=10_000, payment=b"hold")
+    await channel.send(message, b"hello")
+    with pytest.raises(VoucherError, match="has not paid bill 1"):
+        await receive_all(channel)
+    assert hive.workers[0].service.statistics().unpaid == 2100
 
 
 async def test_a_forged_bill_is_not_paid_and_its_sender_is_avoided(nursery, make_hive, autojump_clock):
@@ -159,10 +242,34 @@ async def test_a_forged_bill_is_not_paid_and_its_sender_is_avoided(nursery, make
         return b"other 1"
 
     first.till.bill = forge
-    assert (await hive.run("hello")).cost == 0
+    assert (await hive.run("hello")).peer == first.peer_id
+    await trio.sleep(1)
+    assert hive.purse.paid == {}
     assert (await hive.run("hello", "next")).peer == second.peer_id
-    await trio.testing.wait_all_tasks_blocked()
     assert first.service.statistics().unpaid == 2100
+
+
+async def test_no_more_is_paid_than_results_said_that_they_cost(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, paid=True)
+    till = hive.workers[0].till
+
+    async def charge_more(payer, *, work_id, amount, what):
+        return f"{work_id} {amount + 1}".encode()
+
+    till.bill = charge_more
+    await hive.run("hello")
+    await trio.sleep(1)
+    assert hive.purse.paid == {}
+
+
+async def test_a_hive_that_is_left_is_paid_up_first(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, paid=True)
+    await hive.run("hello")
+    await hive.client.close()
+    assert trio.current_time() < 0.05
+    assert hive.purse.paid == {"t+1": 2100}
+    await trio.sleep(1)
+    hive.assert_nothing_is_set_aside()
 
 
 # -- workers that vanish, refuse, stall, lie ---------------------------------------------------------------------------
@@ -257,36 +364,32 @@ async def test_a_new_peer_gets_the_tasks_that_wait(nursery, make_hive, autojump_
     assert all(worker.executor.ran for worker in hive.workers)
 
 
+def results(*numbers, sizes=None, **columns):
+    count = len(numbers)
+    fields = {"sizes": sizes or [0] * count, "wall_seconds": [0] * count, "cpu_seconds": [0] * count}
+    fields |= {"peak_memory_bytes": [0] * count} | columns
+    return FromWorker(results=task_channel_pb2.Results(numbers=numbers, **fields))
+
+
 @pytest.mark.parametrize(
     "messages",
     [
-        [tasks_pb2.FromWorker(finished=tasks_pb2.Finished())],
-        [tasks_pb2.FromWorker(accepted=tasks_pb2.Accepted())] * 2,
-        [tasks_pb2.FromWorker()],
-        [
-            tasks_pb2.FromWorker(accepted=tasks_pb2.Accepted()),
-            tasks_pb2.FromWorker(started=tasks_pb2.Started()),
-            tasks_pb2.FromWorker(finished=tasks_pb2.Finished(value_bytes=1 << 60)),
-        ],
-        [
-            tasks_pb2.FromWorker(accepted=tasks_pb2.Accepted()),
-            tasks_pb2.FromWorker(started=tasks_pb2.Started()),
-            tasks_pb2.FromWorker(finished=tasks_pb2.Finished(report=tasks_pb2.Report(error_code="authentication"))),
-        ],
-        [
-            tasks_pb2.FromWorker(accepted=tasks_pb2.Accepted()),
-            tasks_pb2.FromWorker(started=tasks_pb2.Started()),
-            tasks_pb2.FromWorker(finished=tasks_pb2.Finished()),
-        ],
+        [results(1)],
+        [results(1, sizes=[1 << 60])],
+        [results(1, sizes=[1 << 20])],
+        [results(1, wall_seconds=[])],
+        [results(1, sizes=[100])],
+        [results(1, report_rows=[7], reports=[tasks_pb2.Report()])],
+        [results(1, report_rows=[0], reports=[tasks_pb2.Report(error_code="authentication")])],
     ],
-    ids=["too early", "twice", "empty", "huge", "wrong error", "no value"],
+    ids=["no value", "huge", "no pieces", "columns", "no bytes", "no row", "wrong error"],
 )
 async def test_a_worker_that_breaks_the_rules_is_left_for_another(nursery, make_hive, autojump_clock, messages):
     hive = make_hive(nursery, 2)
     liar, honest = sorted(hive.workers, key=lambda worker: worker.peer_id)
 
     async def lie(channel):
-        await channel.receive(tasks_pb2.FromCaller, max_payload=1 << 20)
+        await channel.receive(FromCaller, max_payload=1 << 20)
         for message in messages:
             await channel.send(message)
         await trio.sleep_forever()
@@ -301,10 +404,10 @@ async def test_a_worker_that_never_ends_is_left_though_it_shows_life(nursery, ma
     liar, honest = sorted(hive.workers, key=lambda worker: worker.peer_id)
 
     async def stall(channel):
-        await channel.send(tasks_pb2.FromWorker(accepted=tasks_pb2.Accepted()))
-        await channel.send(tasks_pb2.FromWorker(started=tasks_pb2.Started()))
+        await channel.receive(FromCaller, max_payload=1 << 20)
+        await channel.send(FromWorker(started=[1]))
         while True:
-            await channel.send(tasks_pb2.FromWorker(alive=tasks_pb2.Alive()))
+            await channel.send(FromWorker())
             await trio.sleep(1)
 
     liar.router.serve(wire.PROTOCOL, stall)
@@ -372,26 +475,50 @@ async def _swallow(hive):
 # -- what a worker makes of malformed requests -------------------------------------------------------------------------
 
 
-def request(**changes):
-    needs = tasks_pb2.Needs(cpus=1, memory_bytes=GIB, seconds=10)
-    fields = {"task_id": "t", "task_type": "function/1", "needs": needs, "max_cost": 1000} | changes
-    return tasks_pb2.FromCaller(request=tasks_pb2.Request(**fields))
+def submission(number=1, task_id="t", size=5, kind=0, shared=0, needs=None, **changes):
+    needs = needs or tasks_pb2.Needs(cpus=1, memory_bytes=GIB, seconds=10)
+    fields = {"kind": 0, "task_type": "function/1", "needs": needs, "max_cost": 1000} | changes
+    message = FromCaller()
+    message.submit.kinds.add(**fields)
+    message.submit.numbers.append(number)
+    message.submit.task_ids.append(task_id)
+    message.submit.task_kinds.append(kind)
+    message.submit.task_shared.append(shared)
+    message.submit.task_sizes.append(size)
+    return message
+
+
+async def receive_all(channel):
+    while True:
+        await channel.receive(FromWorker, max_payload=1 << 20)
+
+
+def uneven():
+    message = submission()
+    message.submit.task_ids.append("t2")
+    return message
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        tasks_pb2.FromCaller(),
-        tasks_pb2.FromCaller(settled=tasks_pb2.Settled()),
-        request(task_id=""),
-        request(task_id="x" * 65),
-        request(task_id="a\nb"),
-        request(needs=tasks_pb2.Needs(cpus=float("nan"), seconds=1)),
-        request(needs=tasks_pb2.Needs(cpus=1, seconds=float("inf"))),
-        request(needs=tasks_pb2.Needs(cpus=0, seconds=1)),
-        request(needs=tasks_pb2.Needs(cpus=-1, seconds=1)),
-        request(needs=tasks_pb2.Needs(cpus=1, seconds=1, memory_bytes=1 << 63)),
-        request(max_cost=(1 << 64) - 1),
+        FromCaller(),
+        uneven(),
+        submission(number=0),
+        submission(kind=7),
+        submission(size=4),
+        submission(size=6),
+        submission(size=1 << 60),
+        submission(task_id=""),
+        submission(task_id="x" * 65),
+        submission(task_id="a\nb"),
+        submission(needs=tasks_pb2.Needs(cpus=float("nan"), seconds=1)),
+        submission(needs=tasks_pb2.Needs(cpus=1, seconds=float("inf"))),
+        submission(needs=tasks_pb2.Needs(cpus=0, seconds=1)),
+        submission(needs=tasks_pb2.Needs(cpus=-1, seconds=1)),
+        submission(needs=tasks_pb2.Needs(cpus=1, seconds=1, memory_bytes=1 << 63)),
+        submission(max_cost=(1 << 64) - 1),
+        submission(priority=1 << 30),
     ],
 )
 async def test_a_malformed_request_is_answered_with_an_error(nursery, make_hive, autojump_clock, message):
@@ -399,18 +526,80 @@ async def test_a_malformed_request_is_answered_with_an_error(nursery, make_hive,
     channel = await hive.router.open(hive.workers[0].peer_id, wire.PROTOCOL)
     await channel.send(message, b"hello")
     with pytest.raises(ProtocolError):
-        await channel.receive(tasks_pb2.FromWorker)
+        await channel.receive(FromWorker)
     assert hive.workers[0].executor.ran == []
     assert (await hive.run("hello")).value == "hello"
 
 
-async def test_a_second_request_before_the_first_has_ended_stops_it(nursery, make_hive, autojump_clock):
+async def test_a_number_cannot_be_used_twice(nursery, make_hive, autojump_clock):
     hive = make_hive(nursery)
     channel = await hive.router.open(hive.workers[0].peer_id, wire.PROTOCOL)
-    await channel.send(request(), b"sleep 100")
-    for said in ("accepted", "started"):
-        assert (await channel.receive(tasks_pb2.FromWorker))[0].WhichOneof("message") == said
-    await channel.send(request(task_id="second"), b"hello")
-    with pytest.raises(StreamClosedError):
-        await channel.receive(tasks_pb2.FromWorker)
+    await channel.send(submission(size=9), b"sleep 100")
+    await channel.send(submission(), b"hello")
+    with pytest.raises(ProtocolError, match="number twice"):
+        await receive_all(channel)
+    await trio.testing.wait_all_tasks_blocked()
     assert hive.workers[0].executor.ran == []
+    assert hive.workers[0].executor.killed == ["t"]
+
+
+# -- at most once ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_must_not_run_twice_is_not_begun_again_when_its_peer_is_lost(
+    nursery, make_hive, autojump_clock
+):
+    hive = make_hive(nursery, 2)
+    listener = Listener()
+    hive.start("sleep 5", listener, idempotent=False)
+    await trio.sleep(1)
+    hive.network.kill(next(worker.peer_id for worker in hive.workers if worker.executor.tasks))
+    await trio.sleep(60)
+    assert isinstance(listener.told[-1], TaskLostError)
+    assert "may have begun" in str(listener.told[-1])
+    assert sum(len(worker.executor.tasks) for worker in hive.workers) == 1
+
+
+async def test_one_that_was_refused_has_not_begun_and_goes_elsewhere(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, 2)
+    first, second = sorted(hive.workers, key=lambda worker: worker.peer_id)
+    first.service.closed = "it rests"
+    listener = Listener()
+    hive.start("hello", listener, idempotent=False)
+    await trio.sleep(5)
+    assert listener.told[-1].peer == second.peer_id
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_task_is_begun_once_however_slowly_its_messages_leave(
+    nursery, make_hive, autojump_clock, monkeypatch, idempotent
+):
+    """Every message is a turn of the loop late, and some come when the other side has just asked for more."""
+    hive = make_hive(nursery, 2, cpus=2.0, latency=0.3)
+    hive.offer_more(hive.workers[0], cpus=100.0)
+    listeners = [Listener() for _ in range(60)]
+    for number, listener in enumerate(listeners):
+        hive.start("sleep 1", listener, task_id=f"t{number}", idempotent=idempotent)
+    await trio.sleep(300)
+    assert all(listener.told[-1].value == "1" for listener in listeners)
+    begun = [work.task_id for worker in hive.workers for work in worker.executor.tasks]
+    assert sorted(begun) == sorted(f"t{number}" for number in range(60))
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def moved(self, state, peer):
+        pass
+
+    def printed(self, data):
+        self.told.append(data)
+
+    def ended(self, result):
+        self.told.append(result)
+
+    def failed(self, error):
+        self.told.append(error)
