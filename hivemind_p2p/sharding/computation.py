@@ -157,12 +157,20 @@ class Computation:
         assert piece.hidden is not None
         if part.final:
             part.drafts = piece.drafts
-        width = self.engine.shape.hidden_size
-        rows = quantise.decode(piece.hidden, piece.rows, width, piece.dtype, self.engine.dtype)
+        rows = self._decoded(piece, piece.hidden)
         rows = rows[part.offset : part.offset + part.rows]
         if not are_numbers(rows):
             raise NonsenseError(f"peer {self.request.previous} sent hidden states that are no numbers")
         return rows
+
+    def _decoded(self, piece: Piece, payload: memoryview) -> torch.Tensor:
+        import torch
+
+        width = self.engine.shape.hidden_size
+        if piece.dtype == self.engine.dtype == "float32" and not payload.readonly:
+            # The usual case, and on the way of every token: the rows are computed on where they were received.
+            return torch.frombuffer(payload, dtype=torch.float32).view(piece.rows, width)
+        return quantise.decode(payload, piece.rows, width, piece.dtype, self.engine.dtype)
 
     def _logits(self, part: Part) -> int:
         if not self.engine.last:
@@ -197,7 +205,7 @@ class Computation:
             drafts=part.drafts,
             rows=part.wanted,
         )
-        return Made(part, forward=header, hidden=quantise.encode(output.hidden, written))
+        return Made(part, forward=header, hidden=_encoded(output.hidden, written))
 
     def _choose(self, part: Part, output: Output, chooser: Chooser) -> Made:
         if output.logits is None:
@@ -239,6 +247,15 @@ class Computation:
             )
             for start in range(0, part.wanted, each)
         )
+
+
+def _encoded(hidden: torch.Tensor, written: str) -> memoryview:
+    import torch
+
+    if written == "float32" and hidden.dtype is torch.float32 and hidden.is_cpu and hidden.is_contiguous():
+        array: Any = hidden.numpy()
+        return memoryview(array).cast("B")
+    return quantise.encode(hidden, written)
 
 
 def are_numbers(rows: torch.Tensor) -> bool:

@@ -41,6 +41,9 @@ MOST_ENTRIES = 256
 MOST_PAYLOAD = 32 * 2**20
 """Bytes of one frame's payload: an entry of 512 rows of 16,384 float32 numbers, or many small ones."""
 
+ALIGNMENT = 4
+"""Bytes: the length of a float32."""
+
 COALESCED_PAYLOAD = 4 * 2**20
 """Bytes over which a frame carries one entry alone."""
 
@@ -212,7 +215,10 @@ class Ring:
                 raise ProtocolError(f"peer {peer} sent a frame whose payload is not its entries'")
             start = 0
             for entry in frame.entries:
-                self._receiver.ring_entry(peer, entry, payload[start : start + entry.payload])
+                part = payload[start : start + entry.payload]
+                # Rows are computed on where they lie, so they have to lie where numbers may.
+                aligned = part if start % ALIGNMENT == 0 else memoryview(bytearray(part))
+                self._receiver.ring_entry(peer, entry, aligned)
                 start += entry.payload
 
 
