@@ -45,6 +45,14 @@ class EngineFigures:
     engine_seconds: float = 0.0
     other_seconds: float = 0.0
 
+    def add(self, others: EngineFigures) -> None:
+        """Counts what another thread has done as well."""
+        self.steps += others.steps
+        self.rows += others.rows
+        self.generations += others.generations
+        self.engine_seconds += others.engine_seconds
+        self.other_seconds += others.other_seconds
+
 
 class _Lane:
     """The generations of one span; all spans of one engine share its thread."""
@@ -190,16 +198,13 @@ class EngineThread:
             made, seconds = self._compute(lane.engine, shares, computations)
         finally:
             self._began = None
-        self._post(self._deliver, list(zip(computations, made, strict=True)))
         took = time.perf_counter() - began
+        self.figures.add(
+            EngineFigures(1, sum(share.rows for share in shares), len(shares), seconds, other_seconds=took - seconds)
+        )
+        self._post(self._deliver, list(zip(computations, made, strict=True)))
         with self._condition:
             lane.scheduler.done(shares, took)
-        figures = self.figures
-        figures.steps += 1
-        figures.generations += len(shares)
-        figures.rows += sum(share.rows for share in shares)
-        figures.engine_seconds += seconds
-        figures.other_seconds += took - seconds
 
     def _compute(
         self, engine: Engine, shares: Sequence[Share], computations: Sequence[Computation]

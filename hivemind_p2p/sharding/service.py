@@ -309,6 +309,7 @@ class StageService:
         if not hosted.sessions and hosted.loaded not in self.host.stages.values():
             self._engines.pop(id(hosted.loaded), None)
             hosted.thread.stop()
+            self._past.add(hosted.thread.figures)
 
     # -- the ring
 

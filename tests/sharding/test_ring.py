@@ -158,6 +158,39 @@ async def test_nonsense_everywhere_says_so_and_others_go_on(tmp_path: Path) -> N
         assert await ring.write(PROMPT, 4) == ringside.expected(PROMPT, 4)
 
 
+async def test_a_peer_that_offers_layers_which_it_does_not_have(tmp_path: Path) -> None:
+    async with ringside.ringside(tmp_path, *THREE, THREE[1]) as ring:
+        real, liar = sorted((1, 3), key=lambda each: ring.hive.hosts[each].id, reverse=True)
+        ring.hive.hosts[liar].service.host.stages.clear()
+        run = ring.run(PROMPT, 5)
+        written: list[int] = []
+
+        async def read(token: int) -> bool:
+            written.append(token)
+            return True
+
+        await run.run(read)
+        assert written == ringside.expected(PROMPT, 5)
+        assert run.attempts == 2
+        ring.hive.hosts[real].service.host.stages.clear()
+        with pytest.raises(HivemindError, match="does not host layers 2-3"):
+            await ring.write(PROMPT, 5)
+
+
+async def test_a_given_up_stage_ends_its_thread_once_nobody_uses_it(tmp_path: Path) -> None:
+    async with ringside.ringside(tmp_path, (0, 6)) as ring:
+        service = ring.hive.hosts[0].service
+
+        async def read(_: int) -> bool:
+            service.host.stages.clear()
+            return True
+
+        await ring.run(PROMPT, 5).run(read)
+        await ring.idle()
+        assert service.statistics().steps == 5
+        assert not service._engines
+
+
 async def test_no_room_is_said_and_others_go_on(tmp_path: Path) -> None:
     async with ringside.ringside(tmp_path, *THREE) as ring:
         ring.engines[1].room = 60
