@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,20 +14,21 @@ from hivemind_p2p import config, telemetry
 from hivemind_p2p.errors import (
     AccountRequiredError,
     ConfigurationError,
-    HivemindError,
     NetworkError,
     NotSerializableError,
 )
-from hivemind_p2p.job import Job, JobList
+from hivemind_p2p.job import Job, JobList, new_job_id
+from hivemind_p2p.job_listener import JobListener
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
-from hivemind_p2p.types import ByteRange, Credits, FileEntry, Link, Needs
+from hivemind_p2p.types import ByteRange, Credits, FileEntry, Link, Needs, SharedPart
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, peer_rows
 
 if TYPE_CHECKING:
     from hivemind_p2p.bt.reader import Reader
     from hivemind_p2p.interfaces import Progress
     from hivemind_p2p.sharding.model import LoadProgress
+    from hivemind_p2p.tasks.spec import TaskSpec
 
 T = TypeVar("T")
 
@@ -35,6 +36,9 @@ _events = telemetry.source("hive")
 
 FUNCTION = "function/1"
 """The task type of Python functions."""
+
+ORDINARY = Needs()
+"""What a task needs unless told otherwise."""
 
 MAX_COST = Credits(1_000_000)
 """One credit: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
@@ -48,6 +52,9 @@ class AsyncHive:
         self._nursery = nursery
         self._closed = False
         self._token = trio.lowlevel.current_trio_token()
+        self._inbox: deque[tuple[Job[Any], TaskSpec]] = deque()
+        self._rung = False
+        self._open: set[JobListener] = set()
 
     def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
         """Starts ``function(*args, **kwargs)`` on some peer; await the job for its result.
@@ -55,10 +62,11 @@ class AsyncHive:
         Raises:
             NotSerializableError: The function or an argument cannot be packed.
         """
-        from hivemind_p2p.tasks.library.function import pack
+        from hivemind_p2p.tasks.library.packing import pack_parts
 
         job = new_job(function)
-        self.start_packed(job, pack(function, args, kwargs), needs or Needs())
+        shared, payload = pack_parts(function, args, kwargs)
+        self.start_packed(job, payload, needs or ORDINARY, shared=shared)
         return job
 
     def map(self, function: Callable[[Any], T], items: Iterable[Any], *, needs: Needs | None = None) -> JobList[T]:
@@ -71,29 +79,44 @@ class AsyncHive:
         self.start_packed(job, payload, needs or Needs(), task_type)
         return job
 
-    def start_packed(self, job: Job[Any], payload: bytes, needs: Needs, task_type: str = FUNCTION) -> None:
-        """Starts work that is packed already; called on the trio thread."""
-        if self._closed:
-            job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
-            return
-        self._nursery.start_soon(self._run, job, payload, needs, task_type)
-
-    async def _run(self, job: Job[Any], payload: bytes, needs: Needs, task_type: str) -> None:
+    def start_packed(
+        self,
+        job: Job[Any],
+        payload: bytes,
+        needs: Needs,
+        task_type: str = FUNCTION,
+        *,
+        shared: SharedPart | None = None,
+    ) -> None:
+        """Starts work that is packed already; may be called from any thread."""
         from hivemind_p2p.tasks.spec import TaskSpec
 
-        spec = TaskSpec(task_id=job.id, task_type=task_type, payload=payload, needs=needs, max_cost=MAX_COST)
-        try:
-            with trio.CancelScope() as scope:
-                job.when_cancelled(lambda: self.from_anywhere(scope.cancel))
-                result = await self.peer.tasks.run(spec, on_state=lambda state, peer: job.moved(state.name, peer))
-                job.complete(result.value, peer=result.peer, cost=result.cost)
-        except Exception as error:
-            # Whatever it is belongs to the job's owner; one bad task must not end the hive.
-            if not isinstance(error, HivemindError):
-                _events.error("job_broke", job=job.id, exc_info=error)
-            job.fail(error)
-        finally:
-            job.cancel()  # only has an effect where the hive closes while the job is under way
+        self.start(job, TaskSpec(job.id, task_type, payload, needs, MAX_COST, shared))
+
+    def start(self, job: Job[Any], spec: TaskSpec) -> None:
+        """Starts a task for a job; may be called from any thread. Many at once cross to the trio thread together."""
+        self._inbox.append((job, spec))
+        if not self._rung:
+            self._rung = True
+            self.from_anywhere(self._take_inbox)
+
+    def _take_inbox(self) -> None:
+        self._rung = False
+        tasks, inbox = self.peer.tasks, self._inbox
+        while inbox:
+            job, spec = inbox.popleft()
+            if self._closed:
+                job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
+                continue
+            listener = JobListener(self, job)
+            self._open.add(listener)
+            listener.course = tasks.start(spec, listener)
+            job.when_cancelled(listener.cancel)
+        tasks.go_on()
+
+    def forget(self, listener: JobListener) -> None:
+        """A job has ended."""
+        self._open.discard(listener)
 
     def from_anywhere(self, function: Callable[[], None]) -> None:
         """Runs `function` on the trio thread soon; may be called from any thread."""
@@ -105,6 +128,9 @@ class AsyncHive:
     def close(self) -> None:
         """Cancels what runs. Leaving `open_hive` does this."""
         self._closed = True
+        for listener in list(self._open):
+            listener.job.cancel()
+        self._take_inbox()
         self._nursery.cancel_scope.cancel()
 
     async def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
@@ -280,7 +306,7 @@ def new_job(function: Callable[..., Any]) -> Job[Any]:
     """A job with an id of its own, named after its function."""
     from hivemind_p2p.notebook.tracebacks import source_file
 
-    return Job(uuid.uuid4().hex, getattr(function, "__qualname__", type(function).__name__), source_file(function))
+    return Job(new_job_id(), getattr(function, "__qualname__", type(function).__name__), source_file(function))
 
 
 def typed_job(task_type: str, payload: bytes) -> Job[Any]:
@@ -299,4 +325,4 @@ def typed_job(task_type: str, payload: bytes) -> Job[Any]:
             f"cannot send the payload: it has {len(payload):,} bytes, and a task {MAX_PAYLOAD_BYTES:,}",
             hint="Split the data into smaller tasks.",
         )
-    return Job(uuid.uuid4().hex, task_type)
+    return Job(new_job_id(), task_type)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import trio
 
 from hivemind_p2p import config, portal
-from hivemind_p2p.async_hive import AsyncHive, new_job, typed_job
+from hivemind_p2p.async_hive import AsyncHive, typed_job
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.job import Job, JobList
 from hivemind_p2p.model import Model
@@ -89,14 +89,9 @@ class Hive:
         Raises:
             NotSerializableError: The function or an argument cannot be packed.
         """
-        from hivemind_p2p.tasks.library.function import pack
-
         self._check_open()
-        # Packed here, so that a function that cannot travel fails in the line that submitted it.
-        payload = pack(function, args, kwargs)
-        job = new_job(function)
-        self._asynchronous.from_anywhere(lambda: self._asynchronous.start_packed(job, payload, needs or Needs()))
-        return job
+        # Packed in this thread, so that a function that cannot travel fails in the line that submitted it.
+        return self._asynchronous.submit(function, *args, needs=needs, **kwargs)
 
     def map(
         self,
@@ -133,8 +128,7 @@ class Hive:
         """
         self._check_open()
         job = typed_job(task_type, payload)
-        started = needs or Needs()
-        self._asynchronous.from_anywhere(lambda: self._asynchronous.start_packed(job, payload, started, task_type))
+        self._asynchronous.start_packed(job, payload, needs or Needs(), task_type)
         return job
 
     def command(

@@ -6,6 +6,10 @@ waited for from a script (`job.result()`), from a notebook cell (`await job`) an
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
+import secrets
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, wait
@@ -20,6 +24,20 @@ T = TypeVar("T")
 
 INTERRUPT_SECONDS = 0.2
 """How soon an interrupted notebook cell that awaits a job notices; looking costs some microseconds."""
+
+
+_numbers = itertools.count()
+
+
+@functools.cache
+def _process_id(process: int) -> str:
+    """What the ids of this process's jobs begin with; a forked process has another."""
+    return f"{secrets.token_hex(10)}{process & 0xFFFF:04x}"
+
+
+def new_job_id() -> str:
+    """An id that no other job has: 36 hexadecimal digits."""
+    return f"{_process_id(os.getpid())}{next(_numbers):012x}"
 
 
 class Job(Future[T], Generic[T]):

@@ -36,6 +36,7 @@ LAYERS = {
     "record_validators": 5,
     "portal": 6,
     "job": 6,
+    "job_listener": 6,
     "model": 6,
     "views": 6,
     "hive": 6,

@@ -152,7 +152,7 @@ class Matching:
 
     def _best(self, fitting: list[Offer], demand: Demand) -> Offer | None:
         with_room = [offer for offer in fitting if self._has_room(offer, demand)]
-        return min(with_room, key=lambda offer: self._rank(offer, demand), default=None)
+        return min(with_room, key=self._rank, default=None)
 
     def _has_room(self, offer: Offer, demand: Demand) -> bool:
         load = self._load.get(offer.peer.peer_id, 0.0)
@@ -164,9 +164,10 @@ class Matching:
         lead = 0.0 if seconds is None or not demand.idempotent else min(MOST_LEAD, LEAD / max(seconds, 1e-6))
         return max(1.0, offer.cpus) * max(PIPELINE, demand.cpus * lead)
 
-    def _rank(self, offer: Offer, demand: Demand) -> tuple[float, int, int, PeerId]:
+    def _rank(self, offer: Offer) -> tuple[float, int, int, PeerId]:
         peer = offer.peer.peer_id
-        free = self._capacity(offer, demand) - self._load.get(peer, 0.0)
+        # By what it could run at once: a peer of which more is known must not be given all there is.
+        free = max(1.0, offer.cpus) * PIPELINE - self._load.get(peer, 0.0)
         return -free, offer.prices.per_cpu_second, offer.prices.per_task, peer
 
     def _no_peer(self, demand: Demand) -> NoPeerError:

@@ -336,8 +336,9 @@ class Session:
         """Until there is something to say; says a word by itself where the caller might begin to wonder."""
         now = trio.current_time()
         pause = wire.ALIVE_INTERVAL
-        if self._tab.due_at is not None:
-            pause = min(pause, max(0.0, self._tab.due_at - now))
+        due_at = self._tab.due_at(quiet=not self._held)
+        if due_at is not None:
+            pause = min(pause, max(0.0, due_at - now))
         with trio.move_on_after(pause) as quiet:
             await self._bell.wait()
         if quiet.cancelled_caught and pause == wire.ALIVE_INTERVAL:
@@ -423,7 +424,7 @@ class Session:
             return
         for limit in self._tab.expire(now):
             earner.dismiss(self._caller, limit=Credits(limit))
-        due_at = self._tab.due_at
+        due_at = self._tab.due_at(quiet=not self._held)
         blocked = bool(self._ready) and not self._handed
         if due_at is None or not (self._leaving or blocked or due_at <= now):
             return

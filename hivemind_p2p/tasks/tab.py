@@ -19,6 +19,10 @@ BILL_AFTER: Final = 0.05
 """Seconds after which work is billed: hundreds of small tasks share the signatures, which cost as much as ten of
 them, and a caller sees what it pays while it looks."""
 
+BILL_AFTER_QUIET: Final = 0.003
+"""Seconds after which work is billed when nothing else is under way: longer than who waits for one result takes to ask
+for the next."""
+
 ALLOWANCE_LIFETIME: Final = 240.0
 """Seconds that an allowance is used. The books on both sides forget what was set aside after twice that and more."""
 
@@ -67,6 +71,7 @@ class WorkerTab:
     open_bills: dict[int, int] = field(default_factory=dict)
     _allowances: list[_Allowance] = field(default_factory=list)
     _since: float | None = None
+    _last: float = 0.0
     _kinds: Counter[str] = field(default_factory=Counter)
     _usual: float | None = None
     _bills: int = 0
@@ -111,15 +116,22 @@ class WorkerTab:
             return
         self.unbilled += cost
         self._kinds[kind] += 1
+        self._last = now
         if self._since is None:
             self._since = now
 
-    @property
-    def due_at(self) -> float | None:
-        """When a bill is to be written; None while there is nothing to bill, or nothing to bill it on."""
+    def due_at(self, *, quiet: bool) -> float | None:
+        """When a bill is to be written; None while there is nothing to bill, or nothing to bill it on.
+
+        Args:
+            quiet: Whether no task is under way.
+        """
         if self._since is None or not self._allowances:
             return None
-        return self._since if 2 * self.unbilled > self.allowed else self._since + BILL_AFTER
+        if 2 * self.unbilled > self.allowed:
+            return self._since
+        due_at = self._since + BILL_AFTER
+        return min(due_at, self._last + BILL_AFTER_QUIET) if quiet else due_at
 
     def bill(self) -> BillDraft | None:
         """The next bill: for all that is unbilled, or as much of it as one allowance holds."""

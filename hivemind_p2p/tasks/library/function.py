@@ -69,14 +69,41 @@ def pack(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping
     Raises:
         NotSerializableError: Something cannot be pickled (the message names it), or it is larger than a task can be.
     """
+    plain = (function, tuple(args), dict(kwargs or {}))
+    return _packed(plain, *plain)
+
+
+def pack_function(function: Callable[..., Any]) -> bytes:
+    """A function alone; raises what `pack` does."""
+    return _packed(function, function, (), {})
+
+
+def pack_arguments(
+    function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> bytes:
+    """The arguments for a function alone; raises what `pack` does."""
+    plain = (tuple(args), dict(kwargs or {}))
+    return _packed(plain, function, *plain)
+
+
+def travels_by_value(module: ModuleType) -> bool:
+    """Whether a peer could not import a module, so that what it defines is sent along."""
+    import cloudpickle
+
+    name = module.__name__
+    if name not in _is_local:
+        _is_local[name] = name == "__main__" or _lies_outside(name, module)
+    return _is_local[name] or name in cloudpickle.list_registry_pickle_by_value()
+
+
+def _packed(value: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     if not callable(function):
         raise NotSerializableError(f"{function!r} is no function", hint="Pass the function itself, without calling it.")
-    plain = (function, tuple(args), dict(kwargs or {}))
     with _by_value_lock, _local_modules_by_value():
         try:
-            packed = _dumps(plain)
+            packed = _dumps(value)
         except Exception as error:
-            culprit, reason = _culprit(*plain) or ("it", error)
+            culprit, reason = _culprit(function, args, kwargs) or ("it", error)
             name = getattr(function, "__qualname__", repr(function))
             message = f"cannot send {name}(): {culprit} cannot be packed: {_sentence(reason)}"
             raise NotSerializableError(message) from error
