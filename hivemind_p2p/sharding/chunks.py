@@ -76,6 +76,9 @@ class Engine(Protocol):
     def dtype(self) -> str:
         """Of its hidden states: ``float32``, ``bfloat16`` or ``float16``."""
 
+    def part(self, span: LayerSpan) -> Engine:
+        """Only these layers, inside its own, on the same weights and memory; the same object for the same span."""
+
     def open(self, key: Hashable, room: int, prompt: Sequence[int] = ()) -> int:
         """Sets room for so many tokens aside.
 

@@ -92,6 +92,8 @@ class RouteKeeper:
         now = self._clock.read(trio.current_time())
         if scope.cancelled_caught:
             return self._look(nursery, now)
+        if heard.taken is not None:
+            heard.taken()
         if heard.attempt != self._attempt or self._watch is None:
             return None
         if heard.health is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -14,6 +14,7 @@ from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import requests, wire
 from hivemind_p2p.sharding.intake import PREFILL_CHUNK
 from hivemind_p2p.sharding.route import Hop
+from hivemind_p2p.sharding.sampling import MOST_LIKELIEST
 from hivemind_p2p.sharding.watch import Health
 from hivemind_p2p.types import Credits, PeerId
 
@@ -23,8 +24,11 @@ CLOSE_DEADLINE = 1.0
 PING_DEADLINE = 1.0
 """Seconds in which a stage has to take a question; whether it answers is `watch.RouteWatch`'s business."""
 
-MOST_ROWS_BYTES = 64 * 2**20
-"""Bytes of one message with rows."""
+MOST_ROWS_BYTES = 16 * 2**20
+"""Bytes of one message with rows: an honest stage sends 4 MiB, or one row."""
+
+MOST_UNREAD_ROWS = 4
+"""Messages with rows that wait for who asked for them; the next ones wait on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Heard:
     health: Health | None = None
     blamed: PeerId | None = None
     error: HivemindError | None = None
+    taken: Callable[[], object] | None = None
+    """Called by whoever has taken it, where the stage waits for that."""
 
 
 class Leg:
@@ -62,6 +68,8 @@ class Leg:
         self._settled = payer is None
         self._receipts, self._receipted = trio.open_memory_channel[pb.FromStage](8)
         self._listening = trio.CancelScope(shield=True)
+        self._rows = trio.Semaphore(MOST_UNREAD_ROWS)
+        self._leaving = False
 
     async def open(self) -> None:
         """Opens the generation on the stage."""
@@ -84,6 +92,10 @@ class Leg:
             try:
                 while True:
                     message, payload = await self.channel.receive(pb.FromStage, max_payload=most)
+                    if payload and not self._leaving:
+                        await self._rows.acquire()
+                    if payload and self._leaving:
+                        continue  # nobody wants it any more, and the receipt comes behind it
                     self._sort(message, payload, attempt, events)
             except HivemindError as error:
                 self.lost = True
@@ -106,10 +118,11 @@ class Leg:
     ) -> None:
         kind = message.WhichOneof("kind")
         peer, index = self.hop.peer, self._request.index
-        if kind == "token" and self._request.last:
+        if kind == "token" and self._request.last and _sound(message.token):
             self._hear(events, Heard(attempt, index, peer, token=message.token))
-        elif kind == "rows" and self._request.last:
-            self._hear(events, Heard(attempt, index, peer, rows=(message.rows, payload)))
+        elif kind == "rows" and self._request.last and payload:
+            rows = (message.rows, payload)
+            self._hear(events, Heard(attempt, index, peer, rows=rows, taken=self._rows.release))
         elif kind == "pong":
             pong = message.pong
             health = Health(pong.received, pong.done, pong.busy)
@@ -148,6 +161,8 @@ class Leg:
         Raises:
             VoucherError: It bills more than was agreed on.
         """
+        self._leaving = True
+        self._rows.release()
         await self.channel.send(pb.ToStage(close=pb.Close()))
         try:
             bill = await self._receipted.receive()
@@ -168,6 +183,18 @@ class Leg:
         """Waits until the stage has taken the payment and hung up."""
         async for _ in self._receipted:
             continue
+
+
+def _sound(token: pb.Token) -> bool:
+    """Whether an honest stage could have sent it."""
+    most = requests.MAX_DRAFTS + 1
+    return (
+        1 <= len(token.tokens) <= most
+        and len(token.log_probabilities) in {0, len(token.tokens)}
+        and len(token.likeliest) in {0, len(token.tokens)}
+        and all(len(each.tokens) == len(each.log_probabilities) <= MOST_LIKELIEST for each in token.likeliest)
+        and len(token.tokens) - 1 <= token.drafted <= most
+    )
 
 
 class OpenRoute:

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import trio
 
@@ -45,7 +45,7 @@ from hivemind_p2p.sharding.cache import MemoryPool
 from hivemind_p2p.sharding.checkpoint import Checkpoint
 from hivemind_p2p.sharding.choosing import Drafter
 from hivemind_p2p.sharding.chunks import Engine
-from hivemind_p2p.sharding.engine_thread import EngineFigures, EngineThread
+from hivemind_p2p.sharding.engines import Engines, Hosted
 from hivemind_p2p.sharding.loop_watch import LoopWatch
 from hivemind_p2p.sharding.requests import OpenRequest
 from hivemind_p2p.sharding.session import StageSession
@@ -63,16 +63,6 @@ _events = telemetry.source("sharding")
 
 
 Key: TypeAlias = tuple[bytes, int]
-
-
-@dataclass(slots=True, eq=False)
-class Hosted:
-    """A loaded stage, its engine, the thread that it computes in, and how many sessions use it."""
-
-    loaded: hosting.Loaded
-    engine: Engine
-    thread: EngineThread
-    sessions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +133,9 @@ class StageService:
         self._pool = MemoryPool(memory_bytes, network.peer_id)
         self.host = hosting.Host(network, content, offers, directory, self._pool, threads=threads)
         self._sessions: dict[Key, StageSession] = {}
-        self._engines: dict[int, Hosted] = {}
-        self._past = EngineFigures()
         self._neighbours: dict[PeerId, float] = {}
         self._ring = ring.Ring(network, self)
+        self._engines = Engines(self._pool, self._ring.flush)
         self._loop_watch = LoopWatch()
         self._drafting = drafting.Drafting(content, self._pool, self._load_draft)
         self.make_drafter: Callable[[OpenRequest, int], Drafter] = self._make_drafter
@@ -157,19 +146,18 @@ class StageService:
 
     def statistics(self) -> StageStatistics:
         """Figures of this moment."""
-        figures = [self._past, *(hosted.thread.figures for hosted in self._engines.values())]
-        steps = sum(each.steps for each in figures)
+        figures = self._engines.figures()
         return StageStatistics(
             stages=len(self.host.stages),
             sessions=len(self._sessions),
             generations=self._generations,
             memory_used=self._pool.used,
             memory_lent=self._pool.capacity,
-            steps=steps,
-            rows=sum(each.rows for each in figures),
-            batched=sum(each.generations for each in figures) / max(1, steps),
-            engine_seconds=sum(each.engine_seconds for each in figures),
-            other_seconds=sum(each.other_seconds for each in figures),
+            steps=figures.steps,
+            rows=figures.rows,
+            batched=figures.generations / max(1, figures.steps),
+            engine_seconds=figures.engine_seconds,
+            other_seconds=figures.other_seconds,
             loop_stall=self._loop_watch.quantile(0.999),
             frames=self._ring.frames,
             entries=self._ring.entries,
@@ -193,8 +181,7 @@ class StageService:
         self._nursery = None
         self._ring.run_in(None)
         trio.lowlevel.remove_instrument(self._loop_watch)
-        for hosted in self._engines.values():
-            hosted.thread.stop()
+        self._engines.stop()
 
     async def _reconsider(self, nursery: trio.Nursery) -> None:
         try:
@@ -247,29 +234,30 @@ class StageService:
         request = requests.decode_open(message, payload, channel.remote)
         if self._nursery is None:
             raise BusyError(f"peer {self._network.peer_id} is starting or stopping")
-        hosted = self._hosted(self.host.find(request.link, request.span))
-        _check(request, hosted.engine)
-        key = (request.generation_id, request.index)
-        if key in self._sessions:
+        hosted = self._engines.of(self.host.find(request.link, request.span))
+        engine = await hosted.part(request.span)
+        _check(request, engine)
+        if (request.generation_id, request.index) in self._sessions:
             raise GenerationError("a generation of this name is going on already")
         billing = Billing(self._earner, self._prices, request, channel.remote)
         await billing.admit()
         try:
-            await self._hold_session(key, hosted, channel, request, billing)
+            await self._hold_session(hosted, engine, channel, request, billing)
         finally:
             billing.dismiss()
 
     async def _hold_session(
-        self, key: Key, hosted: Hosted, channel: Channel, request: OpenRequest, billing: Billing
+        self, hosted: Hosted, engine: Engine, channel: Channel, request: OpenRequest, billing: Billing
     ) -> None:
+        key = (request.generation_id, request.index)
         session = StageSession(
             self._network.peer_id,
-            hosted.engine,
+            engine,
             hosted.thread,
             self._ring,
             channel,
             request,
-            drafter=self._drafter(request, hosted.engine),
+            drafter=self._drafter(request, engine),
             billing=billing,
         )
         self._sessions[key] = session
@@ -280,7 +268,7 @@ class StageService:
         finally:
             del self._sessions[key]
             hosted.sessions -= 1
-            self._let_go(hosted)
+            self._engines.let_go(hosted, self.host.stages.values())
 
     def _drafter(self, request: OpenRequest, engine: Engine) -> Drafter | None:
         """Who guesses ahead, where the caller asked for it and this stage is the first one."""
@@ -292,24 +280,6 @@ class StageService:
 
     def _load_draft(self, folder: Path, checkpoint: Checkpoint, span: LayerSpan) -> Engine:
         return StageEngine(Stage.load(folder, checkpoint, span, threads=self._threads), self._pool)
-
-    def _hosted(self, loaded: hosting.Loaded) -> Hosted:
-        """The engine of a loaded stage, and the thread that it computes in."""
-        hosted = self._engines.get(id(loaded))
-        if hosted is None:
-            stage: Any = loaded.stage
-            engine: Engine = stage if hasattr(stage, "open") else StageEngine(stage, self._pool)
-            hosted = Hosted(loaded, engine, EngineThread(f"layers {engine.span}", self._ring.flush))
-            hosted.thread.start()
-            self._engines[id(loaded)] = hosted
-        return hosted
-
-    def _let_go(self, hosted: Hosted) -> None:
-        """Ends the thread of a stage that is not hosted any more, once nobody uses it."""
-        if not hosted.sessions and hosted.loaded not in self.host.stages.values():
-            self._engines.pop(id(hosted.loaded), None)
-            hosted.thread.stop()
-            self._past.add(hosted.thread.figures)
 
     # -- the ring
 

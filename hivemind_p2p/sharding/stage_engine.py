@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from hivemind_p2p.errors import MissingLayersError
 from hivemind_p2p.sharding.cache import MemoryPool
 from hivemind_p2p.sharding.chunks import Chunk, Output
 from hivemind_p2p.sharding.computation import are_numbers
@@ -49,6 +50,10 @@ class StageEngine:
     def dtype(self) -> str:
         """Of its hidden states."""
         return self._stage.dtype
+
+    def part(self, span: LayerSpan) -> StageEngine:
+        """Not offered: the model library's own loop runs over all layers."""
+        raise MissingLayersError(f"layers {self.span} are hosted as a whole, not {span} alone")
 
     def open(self, key: Hashable, room: int, prompt: Sequence[int] = ()) -> int:  # noqa: ARG002 - nothing is reused
         """Sets room aside."""

@@ -51,6 +51,12 @@ class ToyEngine:
         self.steps: list[list[tuple[Hashable, int]]] = []
         self.caches: dict[Hashable, list[torch.Tensor]] = {}
         self.rooms: dict[Hashable, int] = {}
+        self.parts: dict[LayerSpan, ToyEngine] = {}
+
+    def part(self, span: LayerSpan) -> ToyEngine:
+        if span not in self.parts:
+            self.parts[span] = ToyEngine(span)
+        return self.parts[span]
 
     def open(self, key: Hashable, room: int, prompt: Sequence[int] = ()) -> int:
         if sum(self.rooms.values()) + room > self.room:

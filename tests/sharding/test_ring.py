@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import trio
 from hivemind_p2p.errors import GenerationError, HivemindError, MissingLayersError
 from hivemind_p2p.sharding import batching
 from hivemind_p2p.sharding.caller import Patience
+from hivemind_p2p.types import LayerSpan, StageOffer
 from tests.sharding import ringside
 
 PROMPT = [5, 40, 17, 3, 88, 61]
@@ -175,6 +177,19 @@ async def test_a_peer_that_offers_layers_which_it_does_not_have(tmp_path: Path) 
         ring.hive.hosts[real].service.host.stages.clear()
         with pytest.raises(HivemindError, match="does not host layers 2-3"):
             await ring.write(PROMPT, 5)
+
+
+async def test_a_route_may_use_parts_of_what_is_hosted(tmp_path: Path) -> None:
+    async with ringside.ringside(tmp_path, (0, 6), (0, 6)) as ring:
+        for host, engine in zip(ring.hive.hosts, ring.engines, strict=True):
+            service, offer = host.service, ring.hive.world.offers[host.id]
+            service.host.find = lambda link, span, service=service: next(iter(service.host.stages.values()))
+            span = LayerSpan(0, 2) if engine is ring.engines[0] else LayerSpan(2, 6)
+            ring.hive.world.offers[host.id] = replace(offer, stages=(StageOffer(ringside.LINK, span, ready=True),))
+        assert await ring.write(PROMPT, 10) == ringside.expected(PROMPT, 10)
+        assert [len(engine.steps) for engine in ring.engines] == [0, 0]
+        assert [list(engine.parts) for engine in ring.engines] == [[LayerSpan(0, 2)], [LayerSpan(2, 6)]]
+        await ring.idle()
 
 
 async def test_a_given_up_stage_ends_its_thread_once_nobody_uses_it(tmp_path: Path) -> None:
