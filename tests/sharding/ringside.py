@@ -35,6 +35,7 @@ class ToyEngine:
         gate: While it is clear, a step does not begin.
         entered: Set once a step waits at the gate.
         poisoned: Whether the outputs are NaN.
+        remembers: Whether prompts that were opened here before are in the cache still.
         steps: The keys and row counts of each step.
     """
 
@@ -47,7 +48,9 @@ class ToyEngine:
         self.gate.set()
         self.poisoned = False
         self.room = room
-        self.reusable = 0
+        self.remembers = False
+        self.opened: dict[Hashable, tuple[int, ...]] = {}
+        self.texts: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self.steps: list[list[tuple[Hashable, int]]] = []
         self.caches: dict[Hashable, list[torch.Tensor]] = {}
         self.rooms: dict[Hashable, int] = {}
@@ -63,10 +66,17 @@ class ToyEngine:
             raise BusyError(f"no room for {room} tokens")
         self.rooms[key] = room
         self.caches[key] = [torch.zeros(0, WIDTH, dtype=torch.float64) for _ in range(len(self.span))]
+        if self.remembers and self.texts.get(tuple(prompt)):
+            self.caches[key] = [each.clone() for each in self.texts[tuple(prompt)]]
+            return len(self.caches[key][0])
+        self.opened[key] = tuple(prompt)
         return 0
 
     def close(self, key: Hashable) -> None:
-        self.caches.pop(key, None)
+        cache = self.caches.pop(key, None)
+        if cache and key in self.opened:
+            prompt = self.opened.pop(key)
+            self.texts[prompt] = [each[: len(prompt)] for each in cache]
         self.rooms.pop(key, None)
 
     def run(self, chunks: Sequence[Chunk]) -> list[Output]:

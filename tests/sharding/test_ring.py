@@ -192,6 +192,45 @@ async def test_a_route_may_use_parts_of_what_is_hosted(tmp_path: Path) -> None:
         await ring.idle()
 
 
+@pytest.mark.parametrize("forgetful", [None, 0, 2])
+async def test_what_all_stages_have_in_a_cache_is_not_computed_again(forgetful: int | None, tmp_path: Path) -> None:
+    async with ringside.ringside(tmp_path, *THREE) as ring:
+        for number, engine in enumerate(ring.engines):
+            engine.remembers = number != forgetful
+        first = await ring.write(PROMPT, 10)
+        await ring.idle()
+        for engine in ring.engines:
+            engine.steps.clear()
+        assert await ring.write(PROMPT, 10) == first == ringside.expected(PROMPT, 10)
+        computed = {sum(rows for step in engine.steps for _, rows in step) for engine in ring.engines}
+        assert computed == {10 if forgetful is None else len(PROMPT) + 9}, "one row of the prompt gives the first token"
+
+
+async def test_a_host_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    async with ringside.ringside(tmp_path, *THREE, THREE[1]) as ring:
+        late = max((1, 3), key=lambda each: ring.hive.hosts[each].id)
+        early = 4 - late
+        offer = ring.hive.world.offers.pop(ring.hive.hosts[late].id)
+        run = ring.run(PROMPT, NEW, patience=Patience(wait_for_hosts=10))
+        written: list[int] = []
+
+        async def come() -> None:
+            await ringside.until(lambda: run.attempts == 2)
+            await trio.sleep(0.05)
+            ring.hive.world.offers[ring.hive.hosts[late].id] = offer
+
+        async def read(token: int) -> bool:
+            written.append(token)
+            if len(written) == 10:
+                ring.hive.world.kill(ring.hive.hosts[early].id)
+            return True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come)
+            await run.run(read)
+        assert written == ringside.expected(PROMPT, NEW)
+
+
 async def test_a_given_up_stage_ends_its_thread_once_nobody_uses_it(tmp_path: Path) -> None:
     async with ringside.ringside(tmp_path, (0, 6)) as ring:
         service = ring.hive.hosts[0].service
