@@ -212,13 +212,13 @@ class Lanes:
         starved = self._starved()
         for lane in list(self._lanes.values()):
             self._fill(lane, starved, now, actions)
+        for lane in [lane for lane in self._lanes.values() if not lane.tickets]:
+            self._shut(lane)
+            actions.append(Close(lane.id))
         while (line := self._first_to_open()) is not None:
             lane = self._open(line, now)
             actions.append(Open(lane.id, line.key))
             self._fill(lane, False, now, actions)
-        for lane in [lane for lane in self._lanes.values() if not lane.tickets]:
-            self._shut(lane)
-            actions.append(Close(lane.id))
         return actions
 
     def _fill(self, lane: Lane, starved: bool, now: float, actions: list[Action]) -> None:
@@ -255,8 +255,6 @@ class Lanes:
         line.lanes += 1
         self._free_cpus -= line.key.cpus
         self._free_memory -= line.key.memory_bytes
-        # To the end of the turn.
-        self._lines[line.key] = self._lines.pop(line.key)
         return lane
 
     def _shut(self, lane: Lane) -> None:
@@ -265,8 +263,9 @@ class Lanes:
         line.lanes -= 1
         self._free_cpus += line.key.cpus
         self._free_memory += line.key.memory_bytes
-        if not line.lanes and not len(line) and len(self._lines) > MOST_LINES:
-            del self._lines[line.key]
+        del self._lines[line.key]
+        if line.lanes or len(line) or len(self._lines) < MOST_LINES:
+            self._lines[line.key] = line  # at the end of the turn
 
 
 MOST_LINES: Final = 256
