@@ -59,7 +59,8 @@ class Intake:
         budget: Rows that may arrive in all; 0 for no limit but the room.
         vocabulary: Token ids are below.
         reusable: Tokens at the beginning that are in the cache already.
-        forwards: Whether rows are sent on to another stage.
+        forwards: Whether somebody says when rows are taken: the next stage, or a caller who wants to see them.
+        window: How many rows this stage may be ahead of that.
         most_waiting: Rows that may wait here.
 
     Attributes:
@@ -76,6 +77,7 @@ class Intake:
         reusable: int = 0,
         budget: int = 0,
         forwards: bool = True,
+        window: int = WINDOW,
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.arrived = reusable
@@ -84,6 +86,7 @@ class Intake:
         self._vocabulary = vocabulary
         self._budget = budget
         self._forwards = forwards
+        self._window = window
         self._most_waiting = most_waiting
         self._held: deque[Piece] = deque()
         self._waiting = 0
@@ -134,7 +137,7 @@ class Intake:
         return released
 
     def _may_go(self, piece: Piece) -> bool:
-        return not (self._forwards and windowed(piece)) or self._ahead + piece.rows <= WINDOW or not self._ahead
+        return not (self._forwards and windowed(piece)) or self._ahead + piece.rows <= self._window or not self._ahead
 
     def _check(self, piece: Piece) -> None:
         if piece.position > self.arrived or piece.position + piece.rows > self._room:

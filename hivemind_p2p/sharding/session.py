@@ -10,7 +10,7 @@ answers when it is asked whether it lives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import trio
 
@@ -18,13 +18,13 @@ from hivemind_p2p import defaults, telemetry
 from hivemind_p2p.errors import DeadlineExceededError, HivemindError, NetworkError, ProtocolError, StreamClosedError
 from hivemind_p2p.interfaces import Channel
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import quantise, wire
+from hivemind_p2p.sharding import pieces, wire
 from hivemind_p2p.sharding.billing import Billing
 from hivemind_p2p.sharding.choosing import Chooser, Drafter
 from hivemind_p2p.sharding.chunks import Engine
 from hivemind_p2p.sharding.computation import Computation, Made
 from hivemind_p2p.sharding.engine_thread import EngineThread
-from hivemind_p2p.sharding.intake import MOST_WAITING, PREFILL_CHUNK, Intake, Piece, windowed
+from hivemind_p2p.sharding.intake import MOST_WAITING, WINDOW, Intake, Piece, windowed
 from hivemind_p2p.sharding.requests import MAX_DRAFTS, OpenRequest
 from hivemind_p2p.sharding.ring import Ring
 from hivemind_p2p.types import PeerId
@@ -38,6 +38,8 @@ SEND_DEADLINE = 30.0
 
 MOST_UNTOLD = 4096
 """Messages that wait for a caller which reads slowly, before its generation is ended."""
+
+_Word: TypeAlias = tuple[pb.FromStage, memoryview | bytes, int]
 
 _events = telemetry.source("sharding")
 
@@ -91,7 +93,7 @@ class StageSession:
         """The position of the last token that was chosen, on the first stage."""
         self._heard = 0
         self._scope = trio.CancelScope()
-        self._untold, self._told = trio.open_memory_channel[tuple[pb.FromStage, Any]](MOST_UNTOLD)
+        self._untold, self._told = trio.open_memory_channel[_Word](MOST_UNTOLD)
 
     async def run(self) -> None:
         """Serves the generation until the caller ends it.
@@ -124,7 +126,9 @@ class StageSession:
             vocabulary=self._engine.shape.vocabulary if first else 0,
             reusable=reusable,
             budget=0 if request.mode == pb.TOKENS else request.paid_tokens,
-            forwards=not request.last,
+            # The last stage in client mode is ahead of its caller instead of another stage.
+            forwards=not request.last or request.mode != pb.TOKENS,
+            window=pieces.rows_window(request, self._engine.shape) if request.last else WINDOW,
             # Token ids are small, and a caller may hand over a whole prompt at once.
             most_waiting=MOST_WAITING + (request.room if first else 0),
         )
@@ -178,16 +182,19 @@ class StageSession:
         """Tells the caller what there is to tell: tokens, rows, the loss of the generation."""
         try:
             while True:
-                message, payload = await self._told.receive()
+                message, payload, rows = await self._told.receive()
                 with trio.fail_after(SEND_DEADLINE):
                     await self._control.send(message, payload)
+                if rows:
+                    self._compute(self._intake.taken(rows))
         except (NetworkError, trio.TooSlowError):
             _events.debug("caller_left", caller=self._control.remote)
             await self._control.aclose()
 
-    def _say(self, message: pb.FromStage, payload: memoryview | bytes = b"") -> None:
+    def _say(self, message: pb.FromStage, payload: memoryview | bytes = b"", *, rows: int = 0) -> None:
+        """Tells the caller something soon; when it has taken it, so many rows are off this stage's hands."""
         try:
-            self._untold.send_nowait((message, payload))
+            self._untold.send_nowait((message, payload, rows))
         except trio.WouldBlock:
             self._end_silently()
 
@@ -199,26 +206,9 @@ class StageSession:
     # -- what comes in
 
     def _feed(self, feed: pb.Feed) -> None:
-        """Takes the caller's tokens in, or those that came with Open, from where they are not known here yet."""
-        tokens: Sequence[int] = feed.tokens or self.request.text[feed.position :]
-        if not tokens:
-            raise ProtocolError(f"peer {self._control.remote} fed no tokens")
-        if feed.rows > len(tokens):
-            raise ProtocolError(f"peer {self._control.remote} wants to see {feed.rows} of {len(tokens)} rows")
-        self._chosen = feed.position + len(tokens) - 1
-        size = len(tokens) if self.request.mode == pb.EMBED else PREFILL_CHUNK
-        for start in range(0, len(tokens), size):
-            part = tuple(tokens[start : start + size])
-            stop = start + len(part)
-            self._arrive(
-                Piece(
-                    feed.position + start,
-                    len(part),
-                    last=feed.last and stop == len(tokens),
-                    tokens=part,
-                    wanted=max(0, min(len(part), stop - (len(tokens) - feed.rows))),
-                )
-            )
+        for piece in pieces.of_feed(feed, self.request, self._engine.shape):
+            self._chosen = piece.position + piece.rows - 1
+            self._arrive(piece)
 
     def ring_entry(self, source: PeerId, entry: pb.Entry, payload: memoryview) -> None:
         """Takes an entry of this generation in; what is wrong with it costs this generation alone."""
@@ -238,7 +228,7 @@ class StageSession:
         elif kind == "token" and self._engine.first and self.request.mode == pb.TOKENS:
             self._take_token(entry.token)
         elif kind == "activations" and not self._engine.first:
-            self._arrive(self._activations(entry.activations, payload))
+            self._arrive(pieces.of_activations(entry.activations, payload, self.request, self._engine.shape))
         else:
             raise ProtocolError(f"peer {source} sent {kind} on the ring where it has no meaning")
 
@@ -251,30 +241,13 @@ class StageSession:
         if not token.finished:
             self._arrive(Piece(self._chosen, 1, last=True, tokens=tokens[-1:], news=tokens))
 
-    def _activations(self, found: pb.Activations, payload: memoryview) -> Piece:
-        most = self.request.room if self.request.mode == pb.EMBED else PREFILL_CHUNK
-        if not 1 <= found.tokens <= most or max(len(found.drafts), found.rows) > found.tokens:
-            raise ProtocolError(f"{found.tokens} rows came at once")
-        expected = quantise.encoded_bytes(found.tokens, self._engine.shape.hidden_size, found.dtype)
-        if len(payload) != expected:
-            raise ProtocolError(f"{len(payload)} bytes came for {found.tokens} rows")
-        return Piece(
-            found.position,
-            found.tokens,
-            last=found.last,
-            hidden=payload,
-            dtype=found.dtype,
-            drafts=tuple(found.drafts),
-            wanted=found.rows,
-        )
-
     def _arrive(self, piece: Piece) -> None:
         self._heard += 1
         self._compute(self._intake.take(piece))
 
-    def _compute(self, pieces: Sequence[Piece]) -> None:
+    def _compute(self, ready: Sequence[Piece]) -> None:
         divisible = self.request.mode != pb.EMBED
-        for piece in pieces:
+        for piece in ready:
             self._thread.add(self._computation, piece, divisible=divisible)
 
     # -- what was made
@@ -294,12 +267,19 @@ class StageSession:
             self._send(self._next_index, pb.Entry(activations=made.forward), made.hidden)
         elif made.token is not None:
             self._chose(made.token)
-        for rows, payload in made.rows:
-            self._say(pb.FromStage(rows=rows), payload)
+        self._say_rows(made)
         if part.final and windowed(part.piece) and not self._engine.first:
             taken = pb.Entry(generation_id=request.generation_id, index=request.index - 1)
             taken.taken.rows = part.piece.rows
             self._ring.answer(request.previous, taken)
+
+    def _say_rows(self, made: Made) -> None:
+        piece = made.part.piece
+        for number, (rows, payload) in enumerate(made.rows, start=1):
+            ends = made.part.final and number == len(made.rows)
+            self._say(pb.FromStage(rows=rows), payload, rows=piece.rows if ends else 0)
+        if made.part.final and not made.rows and self.request.last:
+            self._compute(self._intake.taken(piece.rows if windowed(piece) else 0))
 
     def _chose(self, token: pb.Token) -> None:
         # The ring first: the next step is on its way while the caller reads.

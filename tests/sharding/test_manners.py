@@ -316,6 +316,22 @@ async def test_more_rows_than_a_window(tmp_path: Path) -> None:
             engine.gate.set()
 
 
+async def test_a_caller_that_takes_no_rows_is_not_computed_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = 100
+    monkeypatch.setattr("hivemind_p2p.sharding.pieces.ROWS_BYTES", 4 * ringside.VOCABULARY * window)
+    async with raw(tmp_path) as world:
+        engine = world.host.service.host.stages[ringside.LINK, LAST].stage
+        _, request = await world.open(LAST, mode=pb.LOGITS, room=4000, budget=4000)
+        channel = await world.attach()
+        for start in range(0, 2500, window):
+            header = pb.Activations(position=start, tokens=window, dtype="float32", rows=window)
+            await world.send(channel, request, window * ROW, activations=header)
+        await ringside.until(lambda: len(engine.steps) >= 2)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        computed = sum(count for step in engine.steps for _, count in step)
+        assert computed < 1500, "what the network holds of rows that nobody reads, and one window"
+
+
 async def test_a_neighbour_that_leaves_is_named(tmp_path: Path) -> None:
     async with raw(tmp_path) as world:
         control, request = await world.open()

@@ -83,6 +83,14 @@ async def test_what_cannot_be_fed(tmp_path: Path) -> None:
                 await rows.feed(position, tokens, rows=wanted)
 
 
+async def test_many_rows_are_made_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hivemind_p2p.sharding.pieces.ROWS_BYTES", 4 * ringside.VOCABULARY * 100)
+    long = [(7 * number) % 90 for number in range(1000)]
+    async with ringside.ringside(tmp_path, *THREE) as ring, ring.rows(pb.LOGITS, room=1200) as rows:
+        close(await rows.feed(0, long, rows=1000), long, 1000)
+        assert max(count for step in ring.engines[2].steps for _, count in step) <= 100
+
+
 async def test_rows_are_paid(tmp_path: Path) -> None:
     async with ringside.ringside(tmp_path, *THREE, paid=True) as ring:
         async with ring.rows(pb.LOGITS, room=20, budget=12) as rows:
