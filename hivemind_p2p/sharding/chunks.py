@@ -15,7 +15,20 @@ from hivemind_p2p.types import LayerSpan
 if TYPE_CHECKING:
     import torch
 
-    from hivemind_p2p.sharding.stage import Shape
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the neighbours of a stage have to know of its model.
+
+    Attributes:
+        hidden_size: Numbers in a hidden state.
+        vocabulary: Token ids are below.
+        context: The longest text in tokens.
+    """
+
+    hidden_size: int
+    vocabulary: int
+    context: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +109,4 @@ class Engine(Protocol):
         """One step; an output for each chunk."""
 
 
-__all__ = ["Chunk", "Engine", "Output"]
+__all__ = ["Chunk", "Engine", "Output", "Shape"]

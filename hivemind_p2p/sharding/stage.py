@@ -18,12 +18,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hivemind_p2p.errors import CheckpointError, UnsupportedModelError
 from hivemind_p2p.sharding.checkpoint import Checkpoint
+from hivemind_p2p.sharding.chunks import Shape
 from hivemind_p2p.types import LayerSpan
 
 if TYPE_CHECKING:
@@ -40,16 +40,6 @@ POSITION_EMBEDDINGS = ("wpe",)
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What a stage computes in, and what its activations are on the wire."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the neighbours of a stage have to know of its model."""
-
-    hidden_size: int
-    vocabulary: int
-    context: int
-    """The longest text in tokens."""
 
 
 class Stage:
