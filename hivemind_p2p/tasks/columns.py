@@ -300,9 +300,9 @@ class Gathering:
             return None  # given up meanwhile
         if not piece or len(part) + len(piece) > self._sizes[key]:
             raise ProtocolError(f"peer {self._peer} sent a piece that is empty or too long")
-        self.held += len(piece)
-        if self.held > self._most:
+        if self.held + len(piece) > self._most:
             raise ProtocolError(f"peer {self._peer} sent more than {self._most:,} bytes in pieces at a time")
+        self.held += len(piece)
         part += piece
         if len(part) < self._sizes[key]:
             return None

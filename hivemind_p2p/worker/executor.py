@@ -183,11 +183,8 @@ class ChildExecutor:
         if ticket is None:
             return
         run = self._runs[ticket]
-        if not self._lanes.withdraw(ticket):
-            place = self._places[run.lane]
-            self._look(place)
-            if ticket in self._runs:
-                self._stop_one(place, run)
+        if not self._lanes.withdraw(ticket) and (place := self._places.get(run.lane)) is not None:
+            self._stop_one(place, run)
         self._forget(run)
         self._go_on()
 
@@ -376,11 +373,12 @@ class ChildExecutor:
     def _stop_one(self, place: Workplace, run: Run) -> None:
         """Ends one task of a lane, wherever in it it is."""
         self._recall(place)
+        # Now nothing more can be started, and what has ended has been answered: the child is at one task at most.
+        if not self._look(place):
+            return
         if run in place.inside:
-            child = place.child
-            self._end_child(place, list(place.inside))
-            if isinstance(child, ChildProcess):
-                self._background.start(self._pool.discard, child)
+            self._forget(run)
+            self._stop_child(place, TaskCrashedError, "it ended with another task of its caller's")
         else:
             self._lanes.withdraw(run.ticket)
 
@@ -407,10 +405,15 @@ class ChildExecutor:
         self._go_on()
 
     def _stop_head(self, place: Workplace, kind: type[TaskError], reason: str) -> None:
-        """Ends a child because of the task that it is at."""
-        if not self._look(place) or not place.inside or not isinstance(place.child, ChildProcess):
-            return
+        """Ends a child because of the task that it is at, unless that has just ended."""
+        head = place.inside[0]
         self._recall(place)
+        if self._look(place) and place.inside and place.inside[0] is head:
+            self._stop_child(place, kind, reason)
+
+    def _stop_child(self, place: Workplace, kind: type[TaskError], reason: str) -> None:
+        if not isinstance(place.child, ChildProcess):
+            return
         usage, started = place.usage_of_head(trio.current_time()), list(place.inside)
         self._end_child(place, started)
         self._background.start(self._bury, place.child, started, lambda: failure(usage, kind, reason))
