@@ -347,9 +347,7 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
         )
         await nursery.start(stage_service.run)
     await peer.offers.publish()
-    return replace(
-        peer, executor=executor, task_service=task_service, lending=lending, stage_service=stage_service
-    )
+    return replace(peer, executor=executor, task_service=task_service, lending=lending, stage_service=stage_service)
 
 
 async def _say_goodbye(peer: Peer) -> None:
