@@ -82,9 +82,17 @@ class OfferService:
             self._published = False
             await self._directory.withdraw(defaults.OFFERS_KEY)
 
-    async def set_stages(self, stages: Sequence[StageOffer]) -> None:
-        """Replaces the stages in this peer's offer and publishes it."""
-        await self.publish(replace(self._own, stages=tuple(stages)))
+    async def set_stages(
+        self, stages: Sequence[StageOffer], *, weight_bytes_free: int = 0, weight_bytes_per_second: int = 0
+    ) -> None:
+        """Replaces the stages in this peer's offer, and what it could host besides, and publishes it."""
+        changed = replace(
+            self._own,
+            stages=tuple(stages),
+            weight_bytes_free=weight_bytes_free,
+            weight_bytes_per_second=weight_bytes_per_second,
+        )
+        await self.publish(changed)
 
     async def set_addresses(self, addresses: tuple[str, ...]) -> None:
         """Says in this peer's offer where it can be dialled now, and publishes it anew if it was published."""
@@ -142,6 +150,8 @@ def encode(offer: Offer) -> bytes:
         ),
         serves_models=offer.serves_models,
         relays=offer.relays,
+        weight_bytes_free=offer.weight_bytes_free,
+        weight_bytes_per_second=offer.weight_bytes_per_second,
         stages=[
             offers_pb2.Stage(link=stage.link, start=stage.span.start, stop=stage.span.stop, ready=stage.ready)
             for stage in offer.stages
@@ -171,6 +181,8 @@ def decode(record: Record) -> Offer:
         prices=Prices(Credits(prices.per_task), Credits(prices.per_cpu_second), Credits(prices.per_layer_token)),
         serves_models=message.serves_models,
         relays=message.relays,
+        weight_bytes_free=message.weight_bytes_free,
+        weight_bytes_per_second=message.weight_bytes_per_second,
         stages=tuple(
             StageOffer(Link(stage.link), LayerSpan(stage.start, stage.stop), stage.ready) for stage in message.stages
         ),
@@ -180,7 +192,14 @@ def decode(record: Record) -> Offer:
 def _check(message: offers_pb2.Offer, record: Record) -> None:
     texts = (message.name, *message.addresses, *message.task_types, *(stage.link for stage in message.stages))
     prices = message.prices
-    amounts = (message.memory_bytes, prices.per_task, prices.per_cpu_second, prices.per_layer_token)
+    amounts = (
+        message.memory_bytes,
+        message.weight_bytes_free,
+        message.weight_bytes_per_second,
+        prices.per_task,
+        prices.per_cpu_second,
+        prices.per_layer_token,
+    )
     fits = (
         len(message.stages) <= MOST_STAGES
         and len(message.task_types) <= MOST_TASK_TYPES

@@ -132,6 +132,10 @@ class Offer:
     prices: Prices = field(default_factory=Prices)
     serves_models: bool = False
     stages: tuple[StageOffer, ...] = ()
+    weight_bytes_free: int = 0
+    """Memory that it would still give to models' weights."""
+    weight_bytes_per_second: int = 0
+    """Weights that it runs through when it computes one token at a time; 0 if that was not measured."""
     relays: bool = False
 
 

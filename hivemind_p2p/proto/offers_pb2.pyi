@@ -29,7 +29,7 @@ class Stage(_message.Message):
     def __init__(self, link: _Optional[str] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., ready: _Optional[bool] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("addresses", "name", "cpus", "memory_bytes", "task_types", "prices", "serves_models", "stages", "relays")
+    __slots__ = ("addresses", "name", "cpus", "memory_bytes", "task_types", "prices", "serves_models", "stages", "weight_bytes_free", "weight_bytes_per_second", "relays")
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CPUS_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,8 @@ class Offer(_message.Message):
     PRICES_FIELD_NUMBER: _ClassVar[int]
     SERVES_MODELS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FREE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     RELAYS_FIELD_NUMBER: _ClassVar[int]
     addresses: _containers.RepeatedScalarFieldContainer[str]
     name: str
@@ -47,5 +49,7 @@ class Offer(_message.Message):
     prices: Prices
     serves_models: bool
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    weight_bytes_free: int
+    weight_bytes_per_second: int
     relays: bool
-    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., task_types: _Optional[_Iterable[str]] = ..., prices: _Optional[_Union[Prices, _Mapping]] = ..., serves_models: _Optional[bool] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., relays: _Optional[bool] = ...) -> None: ...
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., task_types: _Optional[_Iterable[str]] = ..., prices: _Optional[_Union[Prices, _Mapping]] = ..., serves_models: _Optional[bool] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., weight_bytes_free: _Optional[int] = ..., weight_bytes_per_second: _Optional[int] = ..., relays: _Optional[bool] = ...) -> None: ...

@@ -145,10 +145,14 @@ class FakeOffers:
         await trio.lowlevel.checkpoint()
         return tuple(self._world.offers.values())
 
-    async def set_stages(self, stages: Sequence[StageOffer]) -> None:
+    async def set_stages(
+        self, stages: Sequence[StageOffer], *, weight_bytes_free: int = 0, weight_bytes_per_second: int = 0
+    ) -> None:
         if self._me in self._world.dead:
             return
-        self._world.offers[self._me] = replace(self._world.offers[self._me], stages=tuple(stages))
+        self._world.offers[self._me] = replace(
+            self._world.offers[self._me], stages=tuple(stages), weight_bytes_free=weight_bytes_free
+        )
 
 
 class FakePayer:
@@ -186,7 +190,7 @@ class FakeEarner:
     def __init__(self) -> None:
         self.earned = 0
         self.reserved = 0
-        self._billed = 0
+        self._billed: list[int] = []
 
     async def admit(self, payer: PeerId, payment: bytes, *, limit: Credits) -> None:
         if payment != b"hold %d" % limit:
@@ -197,14 +201,16 @@ class FakeEarner:
         self.reserved -= 1
 
     async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
-        self._billed = amount
+        self._billed.append(amount)
         self.reserved -= 1
         return f"{work_id} {amount}".encode()
 
     async def collect(self, payer: PeerId, payment: bytes) -> None:
-        if payment != b"paid %d" % self._billed:
+        paid = int(payment.removeprefix(b"paid "))
+        if paid not in self._billed:
             raise VoucherError("it does not cover the bill")
-        self.earned += self._billed
+        self._billed.remove(paid)
+        self.earned += paid
 
 
 class Peer:
