@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hivemind_p2p.job import Job, JobList
     from hivemind_p2p.local import local_hive
     from hivemind_p2p.model import Model
+    from hivemind_p2p.sharding.results import ScoredText, ScoredToken
     from hivemind_p2p.tasks.plugins import task_type
     from hivemind_p2p.tasks.registry import TaskType
     from hivemind_p2p.types import ByteRange, LayerSpan, Link, Needs, PeerId, Prices
@@ -51,6 +52,8 @@ _HOMES = {
     "Needs": "types",
     "PeerId": "types",
     "Prices": "types",
+    "ScoredText": "sharding.results",
+    "ScoredToken": "sharding.results",
     "TaskType": "tasks.registry",
     "connect": "hive",
     "local_hive": "local",
@@ -71,6 +74,8 @@ __all__ = [
     "Needs",
     "PeerId",
     "Prices",
+    "ScoredText",
+    "ScoredToken",
     "TaskType",
     "__version__",
     "connect",

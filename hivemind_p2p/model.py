@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
-from hivemind_p2p.errors import ConfigurationError, GenerationError
+from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.portal import Portal
+from hivemind_p2p.token_stream import PieceStream, TokenStream
 
 if TYPE_CHECKING:
-    import torch
-
-    from hivemind_p2p.sharding.model import RemoteModel
-
-Prompt: TypeAlias = "str | list[int] | torch.Tensor"
-
-READ_AHEAD = 64
-"""Pieces of text that may wait for their reader before the generation pauses."""
+    from hivemind_p2p.sharding.options import GenerateOptions
+    from hivemind_p2p.sharding.remote import Prompt, RemoteModel
 
 
 class AsyncModel:
@@ -28,62 +23,19 @@ class AsyncModel:
         self.remote = remote
         self._nursery = nursery
 
-    async def generate(self, prompt: Prompt, *, max_new_tokens: int = 50, **sampling: Any) -> Any:
+    async def generate(self, prompt: Prompt, *, max_new_tokens: int = 50, **options: Unpack[GenerateOptions]) -> Any:
         """Generates to the end. See `Model.generate`."""
         self._check_open()
-        return await self.remote.generate(prompt, max_new_tokens=max_new_tokens, **sampling)
+        return await self.remote.generate(prompt, max_new_tokens=max_new_tokens, **options)
 
-    def stream(self, prompt: Prompt, *, max_new_tokens: int = 50, **sampling: Any) -> TokenStream:
+    def stream(self, prompt: Prompt, *, max_new_tokens: int = 50, **options: Unpack[GenerateOptions]) -> TokenStream:
         """Generates piece by piece: an async iterator of text, or of ids if the prompt was ids."""
         self._check_open()
-        return TokenStream(self, prompt, {"max_new_tokens": max_new_tokens, **sampling}, self._nursery)
+        return TokenStream(lambda: self.remote.stream(prompt, max_new_tokens=max_new_tokens, **options), self._nursery)
 
     def _check_open(self) -> None:
         if self._nursery.cancel_scope.cancel_called:
             raise ConfigurationError("this model's hive is closed", hint="Connect again and load the model there.")
-
-
-class TokenStream(AsyncIterator[Any]):
-    """The pieces of one generation, which runs in a task of its own so that any task may read them.
-
-    Closing it, or dropping it half read, ends the generation on the peers.
-    """
-
-    def __init__(self, model: AsyncModel, prompt: Prompt, options: dict[str, Any], nursery: trio.Nursery) -> None:
-        self._scope = trio.CancelScope()
-        send, self._receive = trio.open_memory_channel[Any](READ_AHEAD)
-        self._error: Exception | None = None
-        self._complete = False
-        nursery.start_soon(self._pump, model, prompt, options, send)
-
-    async def _pump(
-        self, model: AsyncModel, prompt: Prompt, options: dict[str, Any], send: trio.MemorySendChannel[Any]
-    ) -> None:
-        with self._scope, send:
-            try:
-                async with model.remote.stream(prompt, **options) as pieces:
-                    async for piece in pieces:
-                        await send.send(piece)
-                self._complete = True
-            except trio.BrokenResourceError:
-                return  # nobody reads any more
-            except Exception as error:
-                self._error = error
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
-            if self._error is not None:
-                raise self._error from None
-            if not self._complete:
-                raise GenerationError("the hive was closed before the text was complete") from None
-            raise StopAsyncIteration from None
-
-    async def aclose(self) -> None:
-        """Ends the generation."""
-        self._scope.cancel()
-        await self._receive.aclose()
 
 
 class Model:
@@ -99,42 +51,94 @@ class Model:
         self._model = model
         self._portal = portal
 
-    def generate(self, prompt: Prompt, *, max_new_tokens: int = 50, stream: bool = False, **sampling: Any) -> Any:
+    def generate(  # noqa: PLR0913 - a notebook completes these names
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 50,
+        stream: bool = False,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
+        log_probabilities: int = 0,
+        speculate: bool | int | None = None,
+        draft_model: str | None = None,
+        activations: str | None = None,
+        wait_for_hosts: float | None = None,
+    ) -> Any:
         """Goes on with a prompt.
 
         Args:
-            prompt: Text, or token ids: a list, or a LongTensor of shape (batch, length).
+            prompt: Text, or token ids: a list, or a LongTensor of shape (batch, length). A list of texts, or of lists
+                of ids, is a batch; its rows are computed side by side and draw with seeds of their own.
             max_new_tokens: How many tokens to add at most.
             stream: Give back an iterator that yields as tokens come.
-            **sampling: ``temperature`` (0 is greedy), ``top_k``, ``top_p``, ``seed``, ``stop``.
+            temperature: 0 takes the likeliest token (greedy); above, tokens are drawn, the likely ones less often
+                the higher it is.
+            top_k: Draw from the likeliest k tokens only; 0 from all.
+            top_p: Draw from the smallest set of likeliest tokens that reaches this probability.
+            min_p: Draw from tokens that are at least so many times as likely as the likeliest one.
+            repetition_penalty: Above 1, tokens that stand in the text already come less often.
+            seed: The same seed draws the same text, also when a peer is lost half way. By default one is drawn.
+            stop: Texts before which the text ends.
+            stop_tokens: Token ids that end the text, beside the model's own; the one that came is part of it.
+            log_probabilities: 1 for those of the new tokens, n for those of the n - 1 likeliest others as well (at
+                most 21). They are the model's own, before any temperature, penalty or narrowing down.
+            speculate: Let the first stage guess tokens ahead, which the others verify in one step: faster on text
+                that repeats, and the same text. A number bounds the guesses of a step.
+            draft_model: The link of a small model with the same tokenizer that guesses.
+            activations: Send hidden states as ``bfloat16`` or ``int8``: a half or a quarter of the bytes between
+                stages, and not exactly the same numbers.
+            wait_for_hosts: Seconds to wait for a new host when layers have lost theirs; 30 by default.
 
         Returns:
-            What it took: text, or ids of shape (batch, length + new); with ``stream`` an iterator of text pieces
-            or of ids.
+            What it took: text, or ids of shape (batch, length + new); a list for a list of prompts. With
+            ``log_probabilities`` a `ScoredText`. With ``stream`` an iterator of text pieces, of ids, or of
+            `ScoredToken`; for a list of prompts of pairs of row and piece. Its ``reader()`` gives further iterators.
 
         Raises:
             PromptTooLongError: Prompt and answer do not fit the model's context.
-            MissingLayersError: Some layers have no host any more.
+            MissingLayersError: Some layers have no host any more; the message names them.
             GenerationError: It failed and no other route was left.
+            ConfigurationError: An option is out of range.
         """
+        options: GenerateOptions = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "seed": seed,
+            "stop": stop,
+            "stop_tokens": stop_tokens,
+            "log_probabilities": log_probabilities,
+            "speculate": speculate,
+            "draft_model": draft_model,
+            "activations": activations,
+            "wait_for_hosts": wait_for_hosts,
+        }
         if stream:
-            return self._stream(prompt, max_new_tokens, sampling)
-        return self._portal.call(lambda: self._model.generate(prompt, max_new_tokens=max_new_tokens, **sampling))
+            return self._stream(prompt, max_new_tokens, options)
+        return self._portal.call(lambda: self._model.generate(prompt, max_new_tokens=max_new_tokens, **options))
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, by the model's own tokenizer."""
-        return list(self._model.remote.tokenizer.encode(text).ids)
+        return self._model.remote.described.encode(text)
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
-        return str(self._model.remote.tokenizer.decode(ids))
+        return str(self._model.remote.tokenizer.decode(list(ids)))
 
-    def _stream(self, prompt: Prompt, max_new_tokens: int, sampling: dict[str, Any]) -> Iterator[Any]:
+    def _stream(self, prompt: Prompt, max_new_tokens: int, options: GenerateOptions) -> PieceStream:
         async def start() -> TokenStream:
-            return self._model.stream(prompt, max_new_tokens=max_new_tokens, **sampling)
+            return self._model.stream(prompt, max_new_tokens=max_new_tokens, **options)
 
-        tokens = self._portal.call(start)
-        return self._portal.iterate(tokens)
+        return PieceStream(self._portal.call(start), self._portal)
 
     def __repr__(self) -> str:
         return f"<Model: {self._model.remote.name}, {self._model.remote.layer_count} layers>"

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import trio
 
-from hivemind_p2p.errors import HivemindError
+from hivemind_p2p.errors import GenerationError, HivemindError
 from hivemind_p2p.interfaces import Network, OfferBook, Payer
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding.generation import Action, Emit, Fail, Feed, Finish, GenerationState, TakeRoute
@@ -61,6 +61,7 @@ class GenerationRun:
         self.likeliest: list[pb.Likeliest] = []
         self.drafted = self.guessed = self.attempts = 0
         self._state = state
+        self._scored = sampling.log_probabilities > 0
         self._keeper = RouteKeeper(Routes(network, offers, payer, model, terms, patience), patience.stall)
 
     @property
@@ -116,12 +117,19 @@ class GenerationRun:
             return []
         if heard.token is None:
             return self._lost(heard.attempt, [heard.blamed or heard.peer], heard.error)
-        token = heard.token
-        self.log_probabilities += token.log_probabilities
-        self.likeliest += token.likeliest
+        return self._tokens(heard.attempt, heard.peer, heard.token)
+
+    def _tokens(self, attempt: int, peer: PeerId, token: pb.Token) -> list[Action]:
+        if self._scored and not len(token.log_probabilities) == len(token.likeliest) == len(token.tokens):
+            return self._lost(attempt, [peer], GenerationError(f"peer {peer} sent tokens without log-probabilities"))
+        actions = self._state.tokens(attempt, peer, token.position, token.tokens, trio.current_time())
+        # Only of what is handed on: tokens at a wrong place, or behind the end, count for nothing.
+        count = sum(isinstance(action, Emit) for action in actions)
+        self.log_probabilities += token.log_probabilities[:count]
+        self.likeliest += token.likeliest[:count]
         self.drafted += token.drafted
         self.guessed += len(token.tokens) - 1
-        return self._state.tokens(heard.attempt, heard.peer, token.position, token.tokens, trio.current_time())
+        return actions
 
     def _lost(self, attempt: int, blamed: Collection[PeerId], error: HivemindError | None) -> list[Action]:
         return self._state.lost(attempt, blamed, self._keeper.note_loss(blamed, error), trio.current_time())

@@ -1,15 +1,17 @@
-"""How a generation reaches its reader: as text, as ids, or as the rows of a batch."""
+"""How a generation reaches its reader: as text, as ids, with log-probabilities, or as the rows of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import trio
 
 from hivemind_p2p.errors import HivemindError
 from hivemind_p2p.sharding import caller, text
+from hivemind_p2p.sharding.results import Likely, ScoredToken
 from hivemind_p2p.types import Credits
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ READ_AHEAD = 4096
 """Pieces that wait for their reader before the ring is held up."""
 
 Piece = TypeVar("Piece")
+Put: TypeAlias = Callable[[Piece], Awaitable[None]]
 
 
 class Run:
@@ -38,6 +41,19 @@ class Run:
         """What was paid so far."""
         return self._run.cost
 
+    def scored(self, index: int, token: int, words: Callable[[int], str]) -> ScoredToken:
+        """A new token and what the model thought of it.
+
+        Args:
+            index: Which of the new tokens it is.
+            token: Its id.
+            words: What a token says.
+        """
+        likeliest = self._run.likeliest[index]
+        pairs = zip(likeliest.tokens, likeliest.log_probabilities, strict=True)
+        found = tuple(Likely(each, words(each), value) for each, value in pairs)
+        return ScoredToken(token, words(token), self._run.log_probabilities[index], found)
+
     async def run(self, read: caller.Reader) -> None:
         """Hands on each token. See `GenerationRun.run`."""
         try:
@@ -52,8 +68,8 @@ class Writer(Generic[Piece]):
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
 
-    async def write(self, send: trio.MemorySendChannel[Piece]) -> None:
-        """Runs the generations and sends each piece."""
+    async def write(self, put: Put[Piece]) -> None:
+        """Runs the generations and puts each piece where its reader finds it."""
         raise NotImplementedError
 
 
@@ -63,11 +79,11 @@ class IdWriter(Writer[int]):
     def __init__(self, run: Run) -> None:
         super().__init__([run])
 
-    async def write(self, send: trio.MemorySendChannel[int]) -> None:
+    async def write(self, put: Put[int]) -> None:
         """See `Writer.write`."""
 
         async def read(token: int) -> bool:
-            await send.send(token)
+            await put(token)
             return True
 
         await self.runs[0].run(read)
@@ -78,19 +94,85 @@ class TextWriter(Writer[str]):
 
     def __init__(self, run: Run, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
         super().__init__([run])
-        self._text = text.TextStream(tokenizer, prompt, [stop] if isinstance(stop, str) else stop)
+        self._text = text.TextStream(tokenizer, prompt, stop)
 
-    async def write(self, send: trio.MemorySendChannel[str]) -> None:
+    async def write(self, put: Put[str]) -> None:
         """See `Writer.write`."""
 
         async def read(token: int) -> bool:
             if piece := self._text.push(token):
-                await send.send(piece)
+                await put(piece)
             return not self._text.stopped
 
         await self.runs[0].run(read)
         if piece := self._text.finish():
-            await send.send(piece)
+            await put(piece)
+
+
+class ScoredWriter(Writer[ScoredToken]):
+    """Tokens with their log-probabilities; their texts add up to the text, if there is a tokenizer.
+
+    Each is held back until the next one has come: what the last one adds is known only at the end.
+    """
+
+    def __init__(
+        self, run: Run, tokenizer: Tokenizer | None = None, prompt: Sequence[int] = (), stop: Sequence[str] = ()
+    ) -> None:
+        super().__init__([run])
+        self._tokenizer = tokenizer
+        self._text = text.TextStream(tokenizer, prompt, stop) if tokenizer is not None else None
+
+    async def write(self, put: Put[ScoredToken]) -> None:
+        """See `Writer.write`."""
+        held: list[ScoredToken] = []
+        count = 0
+
+        async def read(token: int) -> bool:
+            nonlocal count
+            scored = self.runs[0].scored(count, token, self._words)
+            count += 1
+            if self._text is not None:
+                scored = replace(scored, text=self._text.push(token))
+            if held:
+                await put(held.pop())
+            held.append(scored)
+            return self._text is None or not self._text.stopped
+
+        await self.runs[0].run(read)
+        if held:
+            rest = self._text.finish() if self._text is not None else ""
+            await put(replace(held[0], text=held[0].text + rest))
+
+    def _words(self, token: int) -> str:
+        return "" if self._tokenizer is None else str(self._tokenizer.decode([token], skip_special_tokens=False))
+
+
+class RowsWriter(Writer[tuple[int, Any]]):
+    """Several generations side by side; each piece comes with the number of its row.
+
+    The first one that fails ends the others.
+    """
+
+    def __init__(self, writers: Sequence[Writer[Any]]) -> None:
+        super().__init__([run for writer in writers for run in writer.runs])
+        self._writers = writers
+
+    async def write(self, put: Put[tuple[int, Any]]) -> None:
+        """See `Writer.write`."""
+        failures: list[HivemindError] = []
+        async with trio.open_nursery() as nursery:
+
+            async def row(number: int, writer: Writer[Any]) -> None:
+                try:
+                    await writer.write(lambda piece: put((number, piece)))
+                except HivemindError as error:
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+            for number, writer in enumerate(self._writers):
+                nursery.start_soon(row, number, writer)
+        if failures:
+            raise failures[0]
 
 
 class BatchWriter(Writer[Any]):
@@ -100,7 +182,7 @@ class BatchWriter(Writer[Any]):
         super().__init__(runs)
         self._pad = pad
 
-    async def write(self, send: trio.MemorySendChannel[Any]) -> None:
+    async def write(self, put: Put[Any]) -> None:
         """See `Writer.write`."""
         import torch
 
@@ -114,14 +196,14 @@ class BatchWriter(Writer[Any]):
                 if failures or all(token is None for token in step):
                     nursery.cancel_scope.cancel()
                     break
-                await send.send(torch.tensor([self._pad if token is None else token for token in step]))
+                await put(torch.tensor([self._pad if token is None else token for token in step]))
         if failures:
             raise failures[0]
 
     async def _row(self, run: Run, send: trio.MemorySendChannel[int], failures: list[HivemindError]) -> None:
         async with send:
             try:
-                await IdWriter(run).write(send)
+                await IdWriter(run).write(send.send)
             except HivemindError as error:
                 failures.append(error)
 
@@ -180,6 +262,6 @@ class GenerationStream(Generic[Piece]):
     async def _write(self) -> None:
         async with self._send:
             try:
-                await self._writer.write(self._send)
+                await self._writer.write(self._send.send)
             except HivemindError as error:
                 self._failure = error

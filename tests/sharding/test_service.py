@@ -97,7 +97,7 @@ async def test_one_stage_is_first_and_last(tmp_path: Path) -> None:
 
 
 async def test_a_long_prompt_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hivemind_p2p.sharding.session.PREFILL_CHUNK", 5)
+    monkeypatch.setattr("hivemind_p2p.sharding.pieces.PREFILL_CHUNK", 5)
     async with loaded(tmp_path, family="gemma2") as (_, model, _):
         assert await model.generate(PROMPT, max_new_tokens=8) == tiny.expected("gemma2", PROMPT, 8)
 
@@ -341,7 +341,7 @@ async def test_what_cannot_be_asked(tmp_path: Path) -> None:
         for wrong, options in [
             ([], {}),
             ([-1], {}),
-            ([model.vocabulary], {}),
+            ([model.described.vocabulary], {}),
             (3.5, {}),
             (PROMPT, {"max_new_tokens": -1}),
             (PROMPT, {"temperature": -1.0}),
