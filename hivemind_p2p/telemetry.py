@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +28,22 @@ def events_total() -> Counter:
     from prometheus_client import Counter
 
     return Counter("hivemind_events_total", "Events by source and name.", ["source", "event"])
+
+
+Listener = Callable[[Level, str, str, dict[str, Any]], None]
+"""Told of every event: its level, its source, its name, its details. Must not raise, and not wait."""
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tells a listener of every event for the time of the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 class Source:
@@ -54,6 +72,8 @@ class Source:
         import structlog
 
         events_total().labels(source=self.name, event=event).inc()
+        for listener in _listeners:
+            listener(level, self.name, event, details)
         if not structlog.is_configured():
             return
         getattr(structlog.get_logger(), level)(event, source=self.name, **details)
@@ -86,4 +106,4 @@ def configure(level: Level = "info", *, as_json: bool = False) -> None:
     )
 
 
-__all__ = ["Level", "Source", "configure", "events_total", "source"]
+__all__ = ["Level", "Listener", "Source", "configure", "events_total", "listening", "source"]

@@ -29,6 +29,7 @@ from hivemind_p2p.types import Outcome, SharedPart, Usage, Work
 from hivemind_p2p.worker import packets
 from hivemind_p2p.worker.lanes import Key
 from hivemind_p2p.worker.packets import MAX_MESSAGE, Reply
+from hivemind_p2p.worker.reporter import TaskReport
 
 FROM_CHILD: Final = frozenset(
     kind.code() for kind in (TaskFailedError, TaskMemoryError, UnsafeValueError, UnknownTaskTypeError, ArchiveError)
@@ -106,6 +107,20 @@ class Workplace:
     def tasks(self) -> int:
         """All that it holds."""
         return len(self.given) + len(self.inside)
+
+    def report(self, now: float) -> TaskReport:
+        """What it is at, for people to look at."""
+        assert self.child is not None
+        work = self.inside[0].work
+        return TaskReport(
+            task_id=work.task_id,
+            caller=work.caller,
+            task_type=work.task_type,
+            seconds=max(0.0, now - self.since),
+            cpu_seconds=self.child.cpu_seconds(),
+            memory_bytes=self.peak,
+            ready=len(self.inside) - 1,
+        )
 
     def begin(self, child: Child) -> None:
         """The child is there."""
