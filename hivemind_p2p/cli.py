@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.models import TyperInfo
 
-from hivemind_p2p import __version__, config, swarm_commands
+from hivemind_p2p import __version__, swarm_commands
 from hivemind_p2p.doctor import command as doctor_command
 from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
 from hivemind_p2p.options import (
@@ -33,7 +33,8 @@ from hivemind_p2p.options import (
     Username,
     Verbose,
 )
-from hivemind_p2p.program import configure_logs, reported_errors, say_ready, start_quickly, wait_for_the_end
+from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+from hivemind_p2p.running import command as running_command
 
 if TYPE_CHECKING:
     from hivemind_p2p.hive import Hive
@@ -46,6 +47,9 @@ app = typer.Typer(
 )
 
 doctor = app.command()(doctor_command.doctor)
+run = app.command()(running_command.run)
+pause = app.command()(running_command.pause)
+resume = app.command()(running_command.resume)
 app.registered_groups = [TyperInfo(swarm_commands.app, name="swarm")]
 
 
@@ -60,93 +64,6 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         typer.echo(f"hivemind_p2p {__version__}")
         raise typer.Exit
-
-
-@app.command()
-def run(
-    bootstrap: Bootstrap = None,
-    username: Username = None,
-    register: Annotated[
-        bool | None, typer.Option("--register", help="Make the account if there is none of this name.")
-    ] = None,
-    hive_key: HiveKeyFile = None,
-    data: Annotated[Path | None, typer.Option(help="The folder of this node's state.")] = None,
-    listen: Annotated[list[str] | None, typer.Option(help="A multiaddr to listen on; may be repeated.")] = None,
-    name: Annotated[str | None, typer.Option(help="What others see beside the peer id.")] = None,
-    cpus: Annotated[float | None, typer.Option(help="Cores to lend; all by default.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory to lend, such as 8GiB; half by default.")] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="Room for fetched contents, such as 50GiB; no limit by default.")
-    ] = None,
-    upload_limit: UploadLimit = None,
-    download_limit: DownloadLimit = None,
-    serve_models: Annotated[str | None, typer.Option(help="any: host stages of published models; or none.")] = None,
-    sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap or none.")] = None,
-    relay: Annotated[
-        bool | None, typer.Option("--relay/--no-relay", help="Relay for peers that cannot be called directly.")
-    ] = None,
-    upnp: Annotated[
-        bool | None, typer.Option("--upnp/--no-upnp", help="Ask the router for a port where one is needed.")
-    ] = None,
-    exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Lend this machine to a hive, until Ctrl-C. The password comes from HIVEMIND_P2P_PASSWORD or config.toml."""
-    with reported_errors(verbose=verbose):
-        configure_logs(verbose=verbose, as_json=as_json)
-        settings = config.load(
-            bootstrap=bootstrap,
-            username=username,
-            register=register,
-            hive_key=hive_key,
-            data=data,
-            listen=listen or None,
-            name=name,
-            cpus=cpus,
-            memory=memory,
-            storage=storage,
-            upload_limit=upload_limit,
-            download_limit=download_limit,
-            serve_models=serve_models,
-            sandbox=sandbox,
-            relay=relay,
-            upnp=upnp,
-            lend=True,
-        )
-        _run_peer(settings, as_json=as_json, exit_with_parent=exit_with_parent)
-
-
-def _run_peer(settings: config.Settings, *, as_json: bool, exit_with_parent: bool) -> None:
-    from dataclasses import replace
-
-    start_quickly()
-    import trio
-
-    from hivemind_p2p.peer import open_peer
-
-    chosen = settings if settings.data is not None else replace(settings, data=config.data_folder())
-
-    joined, told_to_end = False, trio.Event()
-
-    async def watch(scope: trio.CancelScope) -> None:
-        await wait_for_the_end(exit_with_parent=exit_with_parent)
-        if not joined:
-            scope.cancel()
-        # Not cancelled once it has joined: then its services are needed to say goodbye.
-        told_to_end.set()
-
-    async def serve() -> None:
-        nonlocal joined
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, nursery.cancel_scope)
-            async with open_peer(chosen) as peer:
-                joined = True
-                say_ready(as_json=as_json, peer_id=peer.peer_id, addresses=peer.addresses)
-                await told_to_end.wait()
-            nursery.cancel_scope.cancel()
-
-    trio.run(serve)
 
 
 @app.command()

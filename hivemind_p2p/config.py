@@ -42,11 +42,15 @@ class Settings:
         lend: Whether tasks are taken.
         cpus: Cores lent to tasks; 0 for as many as the machine has.
         memory: Bytes lent to tasks and stages; 0 for half of the machine's.
+        gpus: GPUs lent to tasks; -1 for all that there are. None unless one says so: see docs/en/sandbox.md.
+        location: Where it is, in words of one's own, for tasks that ask for a place.
+        software: What it has, for tasks that ask for it.
         serve_models: ``none``, or ``any`` to host stages of the models that the hive publishes.
         sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
         unsafe: Whether tasks may run without walls where no walls can be had.
         schedule: The hours in which tasks are taken, such as ``mon-fri 20:00-07:00``; empty for always.
         only_when_idle: Whether tasks are taken only while other programs leave the machine alone.
+        drain_seconds: For how long a peer that is told to end finishes what it runs; 0 for not at all.
         threads: Torch threads a stage computes with.
         prices: What this peer asks.
         upload_limit: Bytes a second of contents that are sent to others, all together; 0 for no limit.
@@ -69,11 +73,15 @@ class Settings:
     lend: bool = False
     cpus: float = 0.0
     memory: int = 0
+    gpus: int = 0
+    location: str = ""
+    software: tuple[str, ...] = ()
     serve_models: str = "none"
     sandbox: str = "auto"
     unsafe: bool = False
     schedule: str = ""
     only_when_idle: bool = False
+    drain_seconds: float = 60.0
     threads: int = 1
     prices: Prices = field(default_factory=Prices)
     upload_limit: int = 0
@@ -182,7 +190,7 @@ def _truth(value: Any) -> bool:
     return known[value.lower()]
 
 
-def _addresses(value: Any) -> tuple[str, ...]:
+def _list(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(_text(part) for part in value)
@@ -209,6 +217,12 @@ def _prices(value: Any) -> Prices:
     return value
 
 
+def _gpus(value: Any) -> int:
+    if int(value) < -1:
+        raise ValueError(value)
+    return int(value)
+
+
 def _threads(value: Any) -> int:
     if int(value) < 1:
         raise ValueError(value)
@@ -221,13 +235,16 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "data": _path,
     "identity": _path,
     "hive_key": _path,
-    "listen": _addresses,
+    "listen": _list,
+    "software": _list,
+    "gpus": _gpus,
     "cpus": _positive,
     "memory": parse_bytes,
     "upload_limit": _rate,
     "download_limit": _rate,
     "storage": parse_bytes,
     "wait_for_room": _positive,
+    "drain_seconds": _positive,
     "threads": _threads,
     "prices": _prices,
     "unsafe": _truth,

@@ -259,6 +259,9 @@ class Executor(Protocol):
     def go_on(self) -> None:
         """Starts what can be started, after one or many `submit`."""
 
+    def withdraw(self, work: Work) -> bool:
+        """Takes work out that has not begun; False if it has. Its listener is told nothing more. `go_on` afterwards."""
+
     def cancel(self, work: Work) -> None:
         """Takes work out, killing it if it runs. Its listener is told nothing more."""
 

@@ -3,8 +3,9 @@
 Participants: the user, who pauses, resumes and ends the peer; the clock on the wall; other programs on the machine;
 the task service and the executor, which are told; the hive, which reads in the offer whether to send tasks.
 Goals:
-    - Closing refuses new tasks with the reason, before anything is paid; what runs goes on to its end.
-    - Leaving waits until all that was taken has ended.
+    - Closing refuses new tasks with the reason, before anything is paid, and gives back what has not begun; what runs
+      goes on to its end.
+    - Leaving waits until that has ended.
     - A hive that cannot be reached changes nothing here: the offer is published again as soon as it can be.
 Non-goals: hosted stages of models, which go on while tasks are paused.
 """
@@ -44,6 +45,9 @@ class TaskTaker(Protocol):
 
     def statistics(self) -> Any:
         """With ``running`` and ``waiting``."""
+
+    def hand_back(self) -> None:
+        """Gives back to their callers what has not begun."""
 
 
 class TaskRunner(Protocol):
@@ -133,8 +137,9 @@ class Lending:
             _events.info("lending_changed", state=verdict.state.value, reason=verdict.reason or None)
         self._verdict = verdict
         self._tasks.closed = verdict.reason
-        # What a leaving peer has accepted it still does; else what waits is for later.
-        self._runner.paused = verdict.state not in (State.OPEN, State.LEAVING)
+        self._runner.paused = verdict.state is not State.OPEN
+        if verdict.state is not State.OPEN:
+            self._tasks.hand_back()  # another peer does it sooner
 
     async def run(self, *, task_status: TaskStatus) -> None:
         """Decides again and again, until it is cancelled."""
@@ -179,7 +184,7 @@ class Lending:
         return {"state": now.state, "reason": now.reason, "running": now.running, "waiting": now.waiting}
 
     async def drain(self) -> None:
-        """Takes no more tasks, and returns once all that were taken have ended."""
+        """Takes no more tasks, and returns once all that had begun have ended."""
         self._readiness.leave()
         self.decide()
         self._changed.set()

@@ -46,6 +46,7 @@ class LocalNodes:
         if not 0 <= peers <= MOST_PEERS:
             raise ConfigurationError(f"a local hive can have 0 to {MOST_PEERS} peers, not {peers}")
         self._options = [f"--cpus={cpus:g}", f"--memory={parse_bytes(memory)}"]
+        self._options += ["--drain-seconds=0"]  # who closes a hive has no use for what still runs
         self._options += [f"--serve-models={'any' if serve_models else 'none'}"]
         self._password = secrets.token_urlsafe(16)
         self.bootstrap: NodeProcess | None = None

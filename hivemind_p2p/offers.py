@@ -30,6 +30,8 @@ CACHE_SECONDS = 5.0
 MOST_STAGES = 256
 MOST_TASK_TYPES = 256
 MOST_ADDRESSES = 16
+MOST_SOFTWARE = 64
+MOST_GPUS = 1024
 LONGEST_TEXT = 512
 LARGEST_AMOUNT = 2**63 - 1
 """Bounds on what one offer may hold: far above what an honest peer needs, and small in memory. Amounts fit the signed
@@ -66,6 +68,10 @@ class OfferService:
     def own(self) -> Offer:
         """What this peer offers now."""
         return self._own
+
+    def prepare(self, own: Offer) -> None:
+        """Replaces this peer's offer before it is published first."""
+        self._own = own
 
     async def publish(self, own: Offer | None = None) -> None:
         """Publishes this peer's offer; the directory keeps it alive until `withdraw`."""
@@ -150,6 +156,11 @@ def encode(offer: Offer) -> bytes:
         ),
         serves_models=offer.serves_models,
         relays=offer.relays,
+        gpus=offer.gpus,
+        gpu_memory_bytes=offer.gpu_memory_bytes,
+        disk_bytes=offer.disk_bytes,
+        location=offer.location,
+        software=offer.software,
         weight_bytes_free=offer.weight_bytes_free,
         weight_bytes_per_second=offer.weight_bytes_per_second,
         stages=[
@@ -181,6 +192,11 @@ def decode(record: Record) -> Offer:
         prices=Prices(Credits(prices.per_task), Credits(prices.per_cpu_second), Credits(prices.per_layer_token)),
         serves_models=message.serves_models,
         relays=message.relays,
+        gpus=message.gpus,
+        gpu_memory_bytes=message.gpu_memory_bytes,
+        disk_bytes=message.disk_bytes,
+        location=message.location,
+        software=tuple(message.software),
         weight_bytes_free=message.weight_bytes_free,
         weight_bytes_per_second=message.weight_bytes_per_second,
         stages=tuple(
@@ -190,10 +206,13 @@ def decode(record: Record) -> Offer:
 
 
 def _check(message: offers_pb2.Offer, record: Record) -> None:
-    texts = (message.name, *message.addresses, *message.task_types, *(stage.link for stage in message.stages))
+    named = (message.name, message.location, *message.addresses, *message.task_types, *message.software)
+    texts = (*named, *(stage.link for stage in message.stages))
     prices = message.prices
     amounts = (
         message.memory_bytes,
+        message.gpu_memory_bytes,
+        message.disk_bytes,
         message.weight_bytes_free,
         message.weight_bytes_per_second,
         prices.per_task,
@@ -204,6 +223,8 @@ def _check(message: offers_pb2.Offer, record: Record) -> None:
         len(message.stages) <= MOST_STAGES
         and len(message.task_types) <= MOST_TASK_TYPES
         and len(message.addresses) <= MOST_ADDRESSES
+        and len(message.software) <= MOST_SOFTWARE
+        and message.gpus <= MOST_GPUS
         and all(len(text) <= LONGEST_TEXT for text in texts)
         and math.isfinite(message.cpus)
         and message.cpus >= 0

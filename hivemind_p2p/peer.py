@@ -11,6 +11,7 @@ which things stand on each other:
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -85,6 +86,7 @@ class Peer:
     till: Till | None
     tasks: TaskClient
     models: ModelClient
+    transport: LibP2PTransport
     executor: ChildExecutor | None = None
     task_service: TaskService | None = None
     lending: Lending | None = None
@@ -110,6 +112,7 @@ class Peer:
         """The figures of every service, by its name."""
         services: dict[str, Any] = {
             "network": self.network,
+            "transport": self.transport,
             "directory": self.directory,
             "content": self.content,
             "offers": self.offers,
@@ -195,6 +198,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             till=till,
             tasks=TaskClient(network, offers, purse, nursery),
             models=ModelClient(network, content, offers, directory, purse),
+            transport=transport,
             reachability=await _reach_out(settings, transport, bootstrap, offers, nursery),
         )
         if settings.lend:
@@ -292,6 +296,8 @@ def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer
         memory_bytes=settings.memory or _half_of_the_memory(),
         task_types=task_type_names(),
         prices=settings.prices,
+        location=settings.location,
+        software=(f"python{sys.version_info.major}.{sys.version_info.minor}", sys.platform, *settings.software),
         serves_models=settings.serve_models != "none",
         relays=settings.relay,
     )
@@ -303,11 +309,25 @@ def _half_of_the_memory() -> int:
     return int(psutil.virtual_memory().total // 2)
 
 
+async def _with_devices(offer: Offer, settings: Settings) -> Offer:
+    """The offer with the GPUs and the disk that tasks may have."""
+    from dataclasses import replace
+
+    from hivemind_p2p.worker.reporter import gpus
+    from hivemind_p2p.worker.sandbox import SCRATCH_BYTES
+
+    found = await gpus() if settings.gpus else ()
+    count = len(found) if settings.gpus < 0 else min(settings.gpus, len(found))
+    each = min((gpu.memory_bytes for gpu in found), default=0)
+    return replace(offer, gpus=count, gpu_memory_bytes=each, disk_bytes=SCRATCH_BYTES)
+
+
 async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Peer:
     """Starts what runs others' work, and publishes the offer."""
     from dataclasses import replace
 
     from hivemind_p2p.sharding.service import StageService
+    from hivemind_p2p.tasks.admission import Lent
     from hivemind_p2p.tasks.service import TaskService
     from hivemind_p2p.worker import control
     from hivemind_p2p.worker.executor import ChildExecutor
@@ -315,20 +335,20 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
     from hivemind_p2p.worker.readiness import Readiness
     from hivemind_p2p.worker.schedule import parse
 
-    own = peer.offers.own
+    own = await _with_devices(peer.offers.own, peer.settings)
+    peer.offers.prepare(own)
     readiness = Readiness(parse(peer.settings.schedule), only_when_idle=peer.settings.only_when_idle)
     executor = await stack.enter_async_context(
         ChildExecutor(
             peer.folder / "work",
             slots=max(1, int(own.cpus)),
             memory_bytes=own.memory_bytes,
+            gpus=own.gpus,
             sandbox=cast("SandboxName", peer.settings.sandbox),
             unsafe=peer.settings.unsafe,
         )
     )
-    task_service = TaskService(
-        peer.network, executor, peer.till, own.prices, cpus=own.cpus, memory_bytes=own.memory_bytes
-    )
+    task_service = TaskService(peer.network, executor, peer.till, own.prices, Lent.of(own))
     lending = Lending(readiness, task_service, executor, peer.offers, others=OtherPrograms().share)
     await nursery.start(lending.run)
     await nursery.start(control.serve, peer.folder, lending.told)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import HivemindError
+from hivemind_p2p.interfaces import TaskStatus
 
 
 def start_quickly() -> None:
@@ -22,11 +23,16 @@ def start_quickly() -> None:
     gc.disable()
 
 
-def say_ready(*, as_json: bool, peer_id: str, addresses: Sequence[str], http: str | None = None, **more: Any) -> None:
-    """Tells whoever started this command that it serves now: one line of JSON, or a few for people."""
+def loaded() -> None:
+    """Takes up the search for garbage again, without what was loaded before."""
     if not gc.isenabled():
         gc.freeze()  # so that no later search goes through it again, in the middle of somebody's call
         gc.enable()
+
+
+def say_ready(*, as_json: bool, peer_id: str, addresses: Sequence[str], http: str | None = None, **more: Any) -> None:
+    """Tells whoever started this command that it serves now: one line of JSON, or a few for people."""
+    loaded()
     if as_json:
         event = {"event": "ready", "peer_id": peer_id, "addresses": list(addresses), "http": http}
         print(json.dumps(event | {"pid": os.getpid()} | more), flush=True)  # noqa: T201
@@ -48,10 +54,47 @@ async def wait_for_the_end(*, exit_with_parent: bool = False) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_signalled, nursery.cancel_scope)
         if exit_with_parent:
-            nursery.start_soon(_parent_ended, nursery.cancel_scope)
-    # The interpreter's last act is a search for garbage among all that was ever imported, which takes longer than the
-    # goodbye. What is frozen is not searched.
+            nursery.start_soon(_parent_ended, nursery.cancel_scope.cancel)
+    end_quickly()
+
+
+def end_quickly() -> None:
+    """Spares the interpreter its last act, a search for garbage among all that was ever imported.
+
+    It takes longer than the goodbye. What is frozen is not searched.
+    """
     gc.freeze()
+
+
+class Ending:
+    """How a command is told to end, which it may be twice: first in order, then at once.
+
+    Attributes:
+        wanted: Set at the first signal, or by `ask`.
+        at_once: Set at the second one, and where the program that started this one is gone.
+    """
+
+    def __init__(self) -> None:
+        self.wanted, self.at_once = trio.Event(), trio.Event()
+
+    def ask(self) -> None:
+        """As a signal does."""
+        (self.at_once if self.wanted.is_set() else self.wanted).set()
+
+    def hurry(self) -> None:
+        """Ends it at once."""
+        self.wanted.set()
+        self.at_once.set()
+
+    async def watch(self, *, exit_with_parent: bool, task_status: TaskStatus) -> None:
+        """Listens to signals, and where `exit_with_parent`, to stdin; until it is cancelled."""
+        async with trio.open_nursery() as nursery:
+            if exit_with_parent:
+                nursery.start_soon(_parent_ended, self.hurry)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    self.ask()
 
 
 async def _signalled(scope: trio.CancelScope) -> None:
@@ -60,10 +103,10 @@ async def _signalled(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _parent_ended(scope: trio.CancelScope) -> None:
+async def _parent_ended(end: Callable[[], None]) -> None:
     # Left waiting in its thread when a signal comes first; a daemon thread of trio's, so it keeps nothing alive.
     await trio.to_thread.run_sync(_read_to_the_end, abandon_on_cancel=True)
-    scope.cancel()
+    end()
 
 
 def _read_to_the_end() -> None:

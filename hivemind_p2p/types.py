@@ -71,21 +71,45 @@ class Needs:
         cpus: Cores kept busy.
         memory: Bytes, or text such as ``"512MiB"``.
         seconds: Wall time after which the task is stopped.
+        gpus: GPUs that are its own while it runs.
+        gpu_memory: Bytes that each of them has at least, or text such as ``"16GiB"``.
+        disk: Bytes that it writes, or text.
+        location: Where the peer says that it is, as its offer has it; empty for anywhere.
+        software: What the peer must say that it has, each as its offer names it.
     """
 
     cpus: float = 1.0
     memory: int | str = "512MiB"
     seconds: float = 300.0
+    gpus: int = 0
+    gpu_memory: int | str = 0
+    disk: int | str = 0
+    location: str = ""
+    software: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", parse_bytes(self.memory))
+        for name in ("memory", "gpu_memory", "disk"):
+            object.__setattr__(self, name, parse_bytes(getattr(self, name)))
+        object.__setattr__(self, "software", tuple(self.software))
         if not (0 < self.cpus < math.inf and 0 < self.seconds < math.inf):
             raise ConfigurationError(f"a task needs more than zero cpus and seconds, and an end: {self}")
+        if self.gpus < 0 or (self.gpu_memory and not self.gpus):
+            raise ConfigurationError(f"a task needs whole GPUs, and memory only of those that it needs: {self}")
 
     @property
     def memory_bytes(self) -> int:
         """The memory in bytes."""
         return parse_bytes(self.memory)
+
+    @property
+    def gpu_memory_bytes(self) -> int:
+        """The memory of each GPU in bytes."""
+        return parse_bytes(self.gpu_memory)
+
+    @property
+    def disk_bytes(self) -> int:
+        """The room on the disk in bytes."""
+        return parse_bytes(self.disk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +161,16 @@ class Offer:
     weight_bytes_per_second: int = 0
     """Weights that it runs through when it computes one token at a time; 0 if that was not measured."""
     relays: bool = False
+    gpus: int = 0
+    """GPUs that tasks may have."""
+    gpu_memory_bytes: int = 0
+    """What each of them has; the least, where they differ."""
+    disk_bytes: int = 0
+    """What one task may write."""
+    location: str = ""
+    """Where it is, in its user's words, such as ``eu-west``."""
+    software: tuple[str, ...] = ()
+    """What it has, such as ``python3.11`` or ``ffmpeg``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ LAYERS = {
     "notebook": 7,
     "options": 7,
     "program": 7,
+    "running": 7,
     "swarm_commands": 7,
     "tables": 7,
     "demo": 7,

@@ -16,7 +16,11 @@ from hivemind_p2p.worker.schedule import parse
 class Tasks:
     def __init__(self):
         self.closed = ""
-        self.running = self.waiting = 0
+        self.running = self.waiting = self.given_back = 0
+
+    def hand_back(self):
+        self.given_back += 1
+        self.waiting = 0
 
     def statistics(self):
         return SimpleNamespace(running=self.running, waiting=self.waiting)
@@ -116,7 +120,8 @@ async def test_leaving_waits_for_what_was_taken(autojump_clock, nursery):
     await trio.sleep(100)
     assert not left.is_set()
     assert bench.tasks.closed == "it is about to end"
-    assert not bench.runner.paused, "what waits was promised"
+    assert bench.runner.paused, "nothing more is begun"
+    assert bench.tasks.given_back
     bench.tasks.running = 0
     await trio.sleep(1)
     assert not left.is_set()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from hivemind_p2p.errors import BusyError, TaskRefusedError
-from hivemind_p2p.types import Needs
+from hivemind_p2p.types import Needs, Offer
 
 QUEUE: Final = 4
 """Waiting tasks for each cpu lent: enough that several callers keep a machine busy, few enough that none waits long."""
@@ -23,17 +24,59 @@ MOST_WAITING_BYTES: Final = 256 << 20
 """Bytes of packed tasks that wait, and of shared parts; each caller keeps its own copy until a task has ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a worker lends to tasks.
+
+    Attributes:
+        cpus: Cores.
+        memory_bytes: For all tasks that run at once.
+        gpus: How many.
+        gpu_memory_bytes: Of each.
+        disk_bytes: What one task may write.
+    """
+
+    cpus: float
+    memory_bytes: int
+    gpus: int = 0
+    gpu_memory_bytes: int = 0
+    disk_bytes: int = 0
+
+    @classmethod
+    def of(cls, offer: Offer) -> Lent:
+        """What an offer says."""
+        return cls(offer.cpus, offer.memory_bytes, offer.gpus, offer.gpu_memory_bytes, offer.disk_bytes)
+
+    def lacks(self, needs: Needs) -> str:
+        """What a task asks for beyond it, as a sentence; empty if nothing."""
+        asked = (
+            ("cpus", needs.cpus, self.cpus),
+            ("bytes of memory", needs.memory_bytes, self.memory_bytes),
+            ("GPUs", needs.gpus, self.gpus),
+            ("bytes of memory on each GPU", needs.gpu_memory_bytes, self.gpu_memory_bytes),
+            ("bytes on the disk", needs.disk_bytes, self.disk_bytes),
+        )
+        lacking = next((what for what in asked if what[1] > what[2]), None)
+        if lacking is None:
+            return ""
+        what, wanted, lent = lacking
+        return f"it needs {_number(wanted)} {what}, and this peer lends {_number(lent)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
 class Admission:
     """Says whether a task is taken.
 
     Args:
-        cpus: Cores lent.
-        memory_bytes: Memory lent.
+        lent: What is lent.
     """
 
-    def __init__(self, cpus: float, memory_bytes: int) -> None:
-        self._cpus = cpus
-        self._memory = memory_bytes
+    def __init__(self, lent: Lent) -> None:
+        self._lent = lent
+        self._cpus = lent.cpus
         self.waiting = 0
         self.waiting_bytes = 0
 
@@ -49,12 +92,8 @@ class Admission:
             TaskRefusedError: It asks for more than is lent at all.
             BusyError: The line is full.
         """
-        if needs.cpus > self._cpus:
-            raise TaskRefusedError(f"it needs {needs.cpus:g} cpus, and this peer lends {self._cpus:g}")
-        if needs.memory_bytes > self._memory:
-            raise TaskRefusedError(
-                f"it needs {needs.memory_bytes:,} bytes of memory, and this peer lends {self._memory:,}"
-            )
+        if lacking := self._lent.lacks(needs):
+            raise TaskRefusedError(lacking)
         if self.waiting >= self._longest(seconds) or self.waiting_bytes + size > MOST_WAITING_BYTES:
             raise BusyError(f"{self.waiting} tasks are waiting here already")
 

@@ -146,7 +146,14 @@ class SubmitWriter:
 
 
 def _kind_message(number: int, key: KindKey) -> Kind:
-    needs = NeedsMessage(cpus=key.needs.cpus, memory_bytes=key.needs.memory_bytes, seconds=float(key.needs.seconds))
+    needs = NeedsMessage(
+        cpus=key.needs.cpus,
+        memory_bytes=key.needs.memory_bytes,
+        seconds=float(key.needs.seconds),
+        gpus=key.needs.gpus,
+        gpu_memory_bytes=key.needs.gpu_memory_bytes,
+        disk_bytes=key.needs.disk_bytes,
+    )
     return Kind(
         kind=number,
         task_type=key.task_type,
@@ -223,10 +230,18 @@ class SubmitReader:
         needs = kind.needs
         if not (math.isfinite(needs.cpus) and math.isfinite(needs.seconds)) or needs.seconds > _LONGEST_SECONDS:
             raise self._malformed(f"a need of {needs.cpus:g} cpus and {needs.seconds:g} seconds")
-        if needs.memory_bytes > _LARGEST_MEMORY or kind.max_cost >= 1 << 63 or abs(kind.priority) > _MOST_PRIORITY:
+        sizes = needs.memory_bytes, needs.gpu_memory_bytes, needs.disk_bytes
+        if max(sizes) > _LARGEST_MEMORY or kind.max_cost >= 1 << 63 or abs(kind.priority) > _MOST_PRIORITY:
             raise self._malformed(f"a need of {needs.memory_bytes} bytes at a cost of {kind.max_cost}")
         try:
-            read = Needs(cpus=needs.cpus, memory=needs.memory_bytes, seconds=needs.seconds)
+            read = Needs(
+                cpus=needs.cpus,
+                memory=needs.memory_bytes,
+                seconds=needs.seconds,
+                gpus=needs.gpus,
+                gpu_memory=needs.gpu_memory_bytes,
+                disk=needs.disk_bytes,
+            )
         except ConfigurationError as error:
             raise self._malformed(f"needs that make no sense: {error.message}") from error
         self._kinds[kind.kind] = KindKey(

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from hivemind_p2p.errors import TaskRefusedError
+from hivemind_p2p.errors import BusyError, TaskRefusedError
 from hivemind_p2p.interfaces import Channel, Earner, Executor, Network
 from hivemind_p2p.tasks import registry, wire
-from hivemind_p2p.tasks.admission import Admission
+from hivemind_p2p.tasks.admission import Admission, Lent
 from hivemind_p2p.tasks.columns import Received
 from hivemind_p2p.tasks.session import Session
 from hivemind_p2p.types import PeerId, Prices, Work
@@ -49,8 +49,7 @@ class TaskService:
         executor: What runs the work.
         earner: The till; None where nobody pays.
         prices: What this peer asks.
-        cpus: Cores lent.
-        memory_bytes: Memory lent.
+        lent: What tasks may have.
     """
 
     def __init__(
@@ -59,17 +58,16 @@ class TaskService:
         executor: Executor,
         earner: Earner | None,
         prices: Prices,
-        *,
-        cpus: float,
-        memory_bytes: int,
+        lent: Lent,
     ) -> None:
         self.closed = ""
         """Why no more tasks are taken, as the end of a sentence; empty while they are."""
         self.executor = executor
         self.earner = earner
         self.prices = prices
-        self.slots = max(1, int(cpus))
-        self.admission = Admission(cpus, memory_bytes)
+        self.slots = max(1, int(lent.cpus))
+        self.admission = Admission(lent)
+        self._sessions: set[Session] = set()
         self.completed = self.failed = self.cancelled = self.earned = self.unpaid = 0
         network.serve(wire.PROTOCOL, self._converse, most_at_once=MOST_CALLS)
 
@@ -87,7 +85,17 @@ class TaskService:
         )
 
     async def _converse(self, channel: Channel) -> None:
-        await Session(self, channel).run()
+        session = Session(self, channel)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    def hand_back(self) -> None:
+        """Gives back to their callers all tasks that have not begun; they go elsewhere."""
+        for session in self._sessions:
+            session.hand_back()
 
     def check(self, task: Received, caller: PeerId) -> None:
         """Whether a task is taken.
@@ -95,11 +103,11 @@ class TaskService:
         Raises:
             TaskRefusedError: It asks for more than is lent, or allows less than is asked for.
             UnknownTaskTypeError: Nobody here knows how to run it.
-            BusyError: The line is full.
+            BusyError: The line is full, or no tasks are taken for a while.
         """
         kind = task.kind
         if self.closed:
-            raise TaskRefusedError(f"this peer takes no tasks now: {self.closed}")
+            raise BusyError(f"it takes no tasks now: {self.closed}")
         registry.task_type(kind.task_type)
         # A limit of zero would need no hold, and cost nothing.
         if self.earner is not None and kind.max_cost < self.prices.per_task:

@@ -7,6 +7,7 @@ say gathers while the writer is busy, and goes out in one message.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -265,6 +266,29 @@ class Session:
         elif (received := self._without_payload.pop(number, None)) is not None:
             self._gathering.forget(number, False)
             self._service.admission.leave(received.size)
+
+    def hand_back(self, numbers: Iterable[int] | None = None, reason: str = "it is about to end") -> None:
+        """Gives back tasks that have not begun: these, or all. The caller has them run elsewhere, at no cost."""
+        returned = []
+        for number in list(self._held) if numbers is None else numbers:
+            held = self._held.get(number)
+            if held is not None and self._withdraw(held):
+                self._forget(held)
+                returned.append(number)
+        if returned:
+            self._news.refused.append((returned, BusyError(f"it gave back what had not begun: {reason}")))
+            self._bell.set()
+            self._hand_out()
+        self._service.executor.go_on()
+
+    def _withdraw(self, held: _Held) -> bool:
+        if not held.handed:
+            self._ready.remove(held)
+            return True
+        if self._service.executor.withdraw(held.work):
+            self._handed -= 1
+            return True
+        return False
 
     def _drop(self, held: _Held) -> None:
         if held.handed:

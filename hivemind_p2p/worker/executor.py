@@ -36,6 +36,7 @@ from hivemind_p2p.worker.packets import LEFT_SOMETHING, PRINTED, BrokenFrameErro
 from hivemind_p2p.worker.pipes import ChildGoneError
 from hivemind_p2p.worker.pool import ChildPool
 from hivemind_p2p.worker.process import ChildProcess
+from hivemind_p2p.worker.reporter import TaskReport
 from hivemind_p2p.worker.sandbox import SCRATCH_BYTES, SandboxName
 from hivemind_p2p.worker.waiting import OneWork
 from hivemind_p2p.worker.workplace import Run, Workplace, child_goes_on, failure
@@ -84,6 +85,7 @@ class ChildExecutor:
             the folder around it.
         slots: Children that work at once at most, and cpus that one task may ask for.
         memory_bytes: What all tasks that run at once may ask for.
+        gpus: GPUs that they may have.
         sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
         unsafe: Whether ``auto`` may run work without walls where no walls can be had.
 
@@ -92,12 +94,19 @@ class ChildExecutor:
     """
 
     def __init__(
-        self, folder: Path, *, slots: int, memory_bytes: int, sandbox: SandboxName = "auto", unsafe: bool = False
+        self,
+        folder: Path,
+        *,
+        slots: int,
+        memory_bytes: int,
+        gpus: int = 0,
+        sandbox: SandboxName = "auto",
+        unsafe: bool = False,
     ) -> None:
         self._pool = ChildPool(folder, slots, sandbox, hidden=(str(folder.absolute().parent),), unsafe=unsafe)
         self._slots = slots
         self._memory_bytes = memory_bytes
-        self._lanes = Lanes(float(slots), memory_bytes)
+        self._lanes = Lanes(float(slots), memory_bytes, gpus)
         self._places: dict[int, Workplace] = {}
         self._place_of: dict[ChildProcess, Workplace] = {}
         self._runs: dict[int, Run] = {}
@@ -114,6 +123,11 @@ class ChildExecutor:
         """How children are walled in: ``bubblewrap``, ``landlock`` or ``none``."""
         return self._pool.wall.name if self._pool.wall is not None else ""
 
+    @property
+    def walls(self) -> str:
+        """The same in words, with what the kernel adds."""
+        return str(self._pool.wall or "")
+
     def statistics(self) -> ExecutorStatistics:
         """What it has done so far."""
         return ExecutorStatistics(
@@ -125,6 +139,11 @@ class ChildExecutor:
             warm=self._warm,
             waiting=len(self._runs) - self._lanes.running,
         )
+
+    def tasks(self) -> list[TaskReport]:
+        """What runs now, for people to look at."""
+        now = trio.current_time()
+        return [place.report(now) for place in self._places.values() if place.child is not None and place.inside]
 
     async def __aenter__(self) -> Self:
         wall = await self._pool.open()
@@ -163,7 +182,7 @@ class ChildExecutor:
 
     def submit(self, work: Work, listener: WorkListener) -> None:
         """Puts work in the line; the listener is told what becomes of it. Check it with `Executor.check` before."""
-        key = Key(work.caller, work.needs.cpus, work.needs.memory_bytes)
+        key = Key.of(work)
         run = Run(next(self._tickets), work, key, listener)
         self._runs[run.ticket] = run
         self._ticket_of[work] = run.ticket
@@ -175,7 +194,23 @@ class ChildExecutor:
 
     def seconds(self, work: Work) -> float | None:
         """How long such work takes; None while that is not known."""
-        return self._lanes.seconds(Key(work.caller, work.needs.cpus, work.needs.memory_bytes))
+        return self._lanes.seconds(Key.of(work))
+
+    def withdraw(self, work: Work) -> bool:
+        """Takes work out that has not begun; False if it has. Its listener is told nothing more. `go_on` afterwards."""
+        ticket = self._ticket_of.get(work)
+        if ticket is None:
+            return False
+        run = self._runs[ticket]
+        if not self._lanes.withdraw(ticket):
+            place = self._places.get(run.lane)
+            if place is None:
+                return False
+            self._recall(place)
+            if not self._lanes.withdraw(ticket):
+                return False
+        self._forget(run)
+        return True
 
     def cancel(self, work: Work) -> None:
         """Takes work out, killing it if it runs. Its listener is told nothing more."""
@@ -218,7 +253,7 @@ class ChildExecutor:
     def _open(self, action: Open) -> None:
         place = self._places[action.lane] = Workplace(action.lane, action.key)
         self._busy.set()
-        child = self._pool.warm((action.key.caller, action.key.memory_bytes))
+        child = self._pool.warm(action.key.child)
         if child is not None:
             self._warm += 1
             self._unchecked.discard(child)
@@ -233,7 +268,7 @@ class ChildExecutor:
     async def _bring_child(self, place: Workplace) -> None:
         child, error = None, SandboxError("this peer is closing")
         try:
-            child = await self._pool.take((place.key.caller, place.key.memory_bytes))
+            child = await self._pool.take(place.key.child)
         except SandboxError as failed:
             error = failed
         if self._places.get(place.lane) is not place:

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from hivemind_p2p.types import PeerId
+from hivemind_p2p.types import PeerId, Work
 
 AHEAD: Final = 0.012
 """Seconds of work that lie ready in a child: several times what a busy loop needs to bring more."""
@@ -36,6 +36,18 @@ class Key(NamedTuple):
     caller: PeerId
     cpus: float
     memory_bytes: int
+    gpus: int = 0
+
+    @classmethod
+    def of(cls, work: Work) -> Key:
+        """The key of a task."""
+        needs = work.needs
+        return cls(work.caller, needs.cpus, needs.memory_bytes, needs.gpus)
+
+    @property
+    def child(self) -> tuple[PeerId, int, int]:
+        """What the tasks of one child have in common."""
+        return self.caller, self.memory_bytes, self.gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +143,13 @@ class Lanes:
     Args:
         cpus: Cores lent.
         memory_bytes: Memory lent.
+        gpus: GPUs lent.
     """
 
-    def __init__(self, cpus: float, memory_bytes: int) -> None:
+    def __init__(self, cpus: float, memory_bytes: int, gpus: int = 0) -> None:
         self._free_cpus = cpus
         self._free_memory = memory_bytes
+        self._free_gpus = gpus
         self._lines: dict[Key, _Line] = {}
         self._line_of: dict[int, _Line] = {}
         self._lanes: dict[int, Lane] = {}
@@ -243,11 +257,15 @@ class Lanes:
             return None
         waiting = [line for line in self._lines.values() if len(line)]
         for line in sorted(waiting, key=lambda line: line.lanes):
-            if line.key.cpus <= self._free_cpus + 1e-9 and line.key.memory_bytes <= self._free_memory:
+            if self._fits(line.key):
                 return line
             if not line.lanes:
                 return None  # the first one that does not fit holds up those behind it: it would wait for ever
         return None
+
+    def _fits(self, key: Key) -> bool:
+        enough = key.cpus <= self._free_cpus + 1e-9 and key.memory_bytes <= self._free_memory
+        return enough and key.gpus <= self._free_gpus
 
     def _open(self, line: _Line, now: float) -> Lane:
         self._next_lane += 1
@@ -255,6 +273,7 @@ class Lanes:
         line.lanes += 1
         self._free_cpus -= line.key.cpus
         self._free_memory -= line.key.memory_bytes
+        self._free_gpus -= line.key.gpus
         return lane
 
     def _shut(self, lane: Lane) -> None:
@@ -263,6 +282,7 @@ class Lanes:
         line.lanes -= 1
         self._free_cpus += line.key.cpus
         self._free_memory += line.key.memory_bytes
+        self._free_gpus += line.key.gpus
         del self._lines[line.key]
         if line.lanes or len(line) or len(self._lines) < MOST_LINES:
             self._lines[line.key] = line  # at the end of the turn

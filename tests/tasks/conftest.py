@@ -9,6 +9,7 @@ from hivemind_p2p.errors import PaymentRequiredError, TaskFailedError, VoucherEr
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.memory import MemoryNetwork
 from hivemind_p2p.net.router import Router
+from hivemind_p2p.tasks.admission import Lent
 from hivemind_p2p.tasks.client import TaskClient
 from hivemind_p2p.tasks.service import TaskService
 from hivemind_p2p.tasks.spec import TaskSpec
@@ -44,6 +45,11 @@ class FakeExecutor:
             work, listener = self._waiting.pop(0)
             self._scopes[work] = trio.CancelScope()
             self._nursery.start_soon(self._live, work, listener)
+
+    def withdraw(self, work):
+        waiting = len(self._waiting)
+        self._waiting = [each for each in self._waiting if each[0] is not work]
+        return len(self._waiting) < waiting
 
     def cancel(self, work):
         self._waiting = [each for each in self._waiting if each[0] is not work]
@@ -204,7 +210,7 @@ def make_hive():
 def _make_worker(network, nursery, seed, paid, cpus):
     router = Router(network.join(Identity(seed)), nursery)
     executor, till = FakeExecutor(nursery, int(cpus)), FakeTill() if paid else None
-    service = TaskService(router, executor, till, PRICES, cpus=cpus, memory_bytes=4 * GIB)
+    service = TaskService(router, executor, till, PRICES, Lent(cpus, 4 * GIB))
     info = PeerInfo(router.peer_id, router.addresses)
     offer = Offer(info, cpus=cpus, memory_bytes=4 * GIB, task_types=("function/1",), prices=PRICES)
     return Worker(router, executor, service, offer, till)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hivemind_p2p.errors import BusyError, TaskRefusedError
-from hivemind_p2p.tasks.admission import LEAST_QUEUE, MOST_WAITING_BYTES, Admission
+from hivemind_p2p.errors import BusyError, ConfigurationError, TaskRefusedError
+from hivemind_p2p.tasks.admission import LEAST_QUEUE, MOST_WAITING_BYTES, Admission, Lent
 from hivemind_p2p.tasks.matching import Demand, Matching, Placed, Unplaceable
 from hivemind_p2p.tasks.spec import TaskState, cost_of
 from hivemind_p2p.types import Credits, Needs, Offer, PeerId, PeerInfo, Prices, Usage
@@ -126,7 +126,7 @@ def test_no_task_is_lost_or_placed_twice_and_no_peer_overfilled(events):
 
 
 def test_the_worker_refuses_what_it_does_not_lend_and_is_busy_when_its_line_is_full():
-    admission = Admission(1.0, GIB)
+    admission = Admission(Lent(1.0, GIB))
     with pytest.raises(TaskRefusedError, match="needs 2 cpus"):
         admission.check(Needs(cpus=2), 0, None)
     with pytest.raises(TaskRefusedError, match="bytes of memory"):
@@ -170,3 +170,24 @@ def test_states_follow_each_other():
     for state in TaskState:
         assert state.ended == (state.value in {"completed", "failed", "cancelled", "timed_out"})
         assert state.ended or state.may_become(TaskState.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("needs", "lacking"),
+    [
+        (Needs(gpus=2), "needs 2 GPUs, and this peer lends 1"),
+        (Needs(gpus=1, gpu_memory="81GB"), "bytes of memory on each GPU"),
+        (Needs(disk="1GB"), "bytes on the disk"),
+        (Needs(gpus=1, gpu_memory="80GB", disk="1MB"), ""),
+    ],
+)
+def test_what_is_lent_has_bounds_of_every_kind(needs, lacking):
+    lent = Lent(4.0, 8 * GIB, gpus=1, gpu_memory_bytes=80_000_000_000, disk_bytes=1 << 20)
+    assert lacking in lent.lacks(needs)
+    assert bool(lacking) == bool(lent.lacks(needs))
+
+
+@pytest.mark.parametrize("wrong", [{"gpus": -1}, {"gpu_memory": "1GB"}, {"cpus": 0}, {"seconds": float("inf")}])
+def test_needs_that_make_no_sense(wrong):
+    with pytest.raises(ConfigurationError):
+        Needs(**wrong)

@@ -570,6 +570,25 @@ async def test_one_that_was_refused_has_not_begun_and_goes_elsewhere(nursery, ma
     assert listener.told[-1].peer == second.peer_id
 
 
+async def test_a_worker_that_leaves_gives_back_what_has_not_begun(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, 2)
+    first, second = hive.workers
+    hive.book.all = [first.offer]
+    listeners = [Listener() for _ in range(2)]
+    for number, listener in enumerate(listeners):
+        hive.start("sleep 20", listener, task_id=f"t{number}", idempotent=False)
+    await trio.sleep(1)
+    assert [work.task_id for work in first.executor.tasks] == ["t0"], "the other one lies in its line"
+    first.service.closed = "it is about to end"
+    first.service.hand_back()
+    hive.book.all = [second.offer]
+    await trio.sleep(60)
+    assert [work.task_id for work in first.executor.tasks] == ["t0"]
+    assert [work.task_id for work in second.executor.tasks] == ["t1"]
+    assert [listener.told[-1].peer for listener in listeners] == [first.peer_id, second.peer_id]
+    assert first.service.statistics().cancelled == 0
+
+
 @pytest.mark.parametrize("idempotent", [True, False])
 async def test_a_task_is_begun_once_however_slowly_its_messages_leave(
     nursery, make_hive, autojump_clock, monkeypatch, idempotent
