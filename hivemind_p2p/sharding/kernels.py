@@ -16,6 +16,7 @@ Importing this module loads torch: load it lazily.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -137,10 +138,20 @@ class Int8(Kernel):
         return (self._bytes.float() * self._scales.float().unsqueeze(1)).to(self._dtype)
 
 
-def has_packed() -> bool:
-    """Whether this torch can multiply packed weights."""
+@cache
+def has_packed(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch can multiply packed weights of this type on this processor.
+
+    It is tried out: what oneDNN does for bfloat16 depends on the processor's instructions, and only the call says so.
+    """
     names = ("_reorder_linear_weight", "_linear_pointwise")
-    return bool(torch._C._has_mkldnn) and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    if not torch._C._has_mkldnn or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    try:
+        Packed(torch.zeros(16, 16, dtype=dtype), None, (16,))(torch.zeros(1, 16, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
 
 
 def kernel_for(device: str, dtype: torch.dtype, quantise: str | None) -> type[Kernel]:
@@ -155,7 +166,7 @@ def kernel_for(device: str, dtype: torch.dtype, quantise: str | None) -> type[Ke
         return Int8
     if device != "cpu":
         return Plain
-    if dtype in (torch.float32, torch.bfloat16) and has_packed():
+    if dtype in (torch.float32, torch.bfloat16) and has_packed(dtype):
         return Packed
     return Transposed if dtype == torch.float32 else Plain
 
