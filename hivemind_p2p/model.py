@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import trio
 
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.portal import Portal
+from hivemind_p2p.sharding import options
+from hivemind_p2p.sharding.fed_texts import FedTexts, Terms
 from hivemind_p2p.token_stream import PieceStream, TokenStream
 
 if TYPE_CHECKING:
+    from hivemind_p2p.proto.sharding_pb2 import Mode
+    from hivemind_p2p.sharding.causal_lm import HiveForCausalLM
     from hivemind_p2p.sharding.options import GenerateOptions
     from hivemind_p2p.sharding.remote import Prompt, RemoteModel
+
+
+Call: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 
 class AsyncModel:
@@ -32,6 +40,31 @@ class AsyncModel:
         """Generates piece by piece: an async iterator of text, or of ids if the prompt was ids."""
         self._check_open()
         return TokenStream(lambda: self.remote.stream(prompt, max_new_tokens=max_new_tokens, **options), self._nursery)
+
+    def to_transformers(
+        self, *, activations: str | None = None, wait_for_hosts: float | None = None, call: Call | None = None
+    ) -> HiveForCausalLM:
+        """The model as an object of the transformers library. See `Model.to_transformers`.
+
+        It blocks, so it is for a thread of its own: ``await trio.to_thread.run_sync(other.generate, ids)``.
+        """
+        from hivemind_p2p.sharding import causal_lm
+
+        self._check_open()
+        terms = Terms(
+            activations=options.activations(activations), wait_for_hosts=options.wait_for_hosts(wait_for_hosts)
+        )
+        token = trio.lowlevel.current_trio_token()
+
+        def blocking(function: Callable[[], Awaitable[Any]]) -> Any:
+            return trio.from_thread.run(function, trio_token=token)
+
+        def open_texts(mode: Mode, room: int) -> FedTexts:
+            self._check_open()
+            return FedTexts(self.remote, replace(terms, mode=mode, room=room), self._nursery)
+
+        bridge = causal_lm.Bridge(call or blocking, token.run_sync_soon, open_texts)
+        return causal_lm.to_transformers(self.remote.described, bridge)
 
     def _check_open(self) -> None:
         if self._nursery.cancel_scope.cancel_called:
@@ -125,6 +158,30 @@ class Model:
         if stream:
             return self._stream(prompt, max_new_tokens, options)
         return self._portal.call(lambda: self._model.generate(prompt, max_new_tokens=max_new_tokens, **options))
+
+    def to_transformers(
+        self, *, activations: str | None = None, wait_for_hosts: float | None = None
+    ) -> HiveForCausalLM:
+        """The model as an object of the transformers library: a `PreTrainedModel` whose layers are over there.
+
+        Its ``generate()`` takes the library's logits processors, stopping criteria, streamers, beams and whatever else
+        it offers; calling it gives logits, and the last hidden state with ``output_hidden_states=True``. Each step goes
+        to the stages and back here, so where `generate` does what is wanted it is faster.
+
+        Args:
+            activations: See `generate`.
+            wait_for_hosts: See `generate`.
+
+        Raises:
+            ConfigurationError: The installed transformers library cannot read the model's config.
+        """
+
+        async def make() -> HiveForCausalLM:
+            return self._model.to_transformers(
+                activations=activations, wait_for_hosts=wait_for_hosts, call=self._portal.call
+            )
+
+        return self._portal.call(make)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, by the model's own tokenizer."""
