@@ -11,12 +11,15 @@ import trio
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.portal import Portal
 from hivemind_p2p.sharding import options
+from hivemind_p2p.sharding.embedding import Wishes
 from hivemind_p2p.sharding.fed_texts import FedTexts, Terms
 from hivemind_p2p.token_stream import PieceStream, TokenStream
 
 if TYPE_CHECKING:
     from hivemind_p2p.proto.sharding_pb2 import Mode
     from hivemind_p2p.sharding.causal_lm import HiveForCausalLM
+    from hivemind_p2p.sharding.embedding import Array as Vectors
+    from hivemind_p2p.sharding.embedding import Texts
     from hivemind_p2p.sharding.options import GenerateOptions
     from hivemind_p2p.sharding.remote import Prompt, RemoteModel
 
@@ -40,6 +43,20 @@ class AsyncModel:
         """Generates piece by piece: an async iterator of text, or of ids if the prompt was ids."""
         self._check_open()
         return TokenStream(lambda: self.remote.stream(prompt, max_new_tokens=max_new_tokens, **options), self._nursery)
+
+    async def embed(
+        self,
+        texts: Texts,
+        *,
+        prompt: str | None = None,
+        normalise: bool | None = None,
+        activations: str | None = None,
+        wait_for_hosts: float | None = None,
+    ) -> Vectors:
+        """The vectors of texts. See `Model.embed`."""
+        self._check_open()
+        wishes = Wishes(prompt, normalise, options.activations(activations), options.wait_for_hosts(wait_for_hosts))
+        return await self.remote.embed(texts, wishes)
 
     def to_transformers(
         self, *, activations: str | None = None, wait_for_hosts: float | None = None, call: Call | None = None

@@ -41,9 +41,10 @@ _LAYER = re.compile(r"^((?:[^.]+\.)*?)(\d+)\.")
 _HEAD = re.compile(r"lm_head|embed_out|output")
 _EMBEDDING = re.compile(r"emb|wte|wpe")
 _NORM = re.compile(r"norm|ln_f")
-_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _SMALL = re.compile(
-    r"^(tokenizer.*|special_tokens_map|vocab|added_tokens|chat_template)\.json$|\.(model|jinja)$|^merges\.txt$"
+    r"^(tokenizer.*|special_tokens_map|vocab|added_tokens|chat_template|modules|.*sentence_.*)\.json$"
+    r"|\.(model|jinja)$|^merges\.txt$|^\d+_\w+/(config\.json|model\.safetensors)$"
 )
 
 
@@ -266,17 +267,33 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, too large, or no JSON object.
     """
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds no JSON object")
+    return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """A JSON list from a file.
+
+    Raises:
+        CheckpointError: It is missing, too large, or no JSON list.
+    """
+    content = _json(path)
+    if not isinstance(content, list):
+        raise CheckpointError(f"{path.name} holds no JSON list")
+    return content
+
+
+def _json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path.name} takes more than {MAX_JSON_BYTES} bytes")
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds no JSON object")
-    return content
 
 
 def first_header_ranges(weights: Sequence[FileEntry]) -> dict[str, tuple[ByteRange, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Description:
         self.folder = folder
         self.config = checkpoint.read_json(folder / checkpoint.CONFIG)
         self.layer_count = checkpoint.layer_count(self.config)
+        self._cutting: Tokenizer | None = None
         generation = folder / checkpoint.GENERATION_CONFIG
         self._generation_config = checkpoint.read_json(generation) if generation.is_file() else {}
 
@@ -83,6 +85,13 @@ class Description:
     def encode(self, prompt: str) -> list[int]:
         """The token ids of a text, with the special tokens that the model puts around it."""
         return list(self.tokenizer.encode(prompt).ids)
+
+    def encode_cut(self, prompts: Sequence[str], longest: int) -> list[list[int]]:
+        """The same of several texts, whose ends are cut off where they are longer, special tokens counted."""
+        if self._cutting is None:
+            self._cutting = text.load_tokenizer(self.folder / checkpoint.TOKENIZER)
+        self._cutting.enable_truncation(longest)
+        return [list(found.ids) for found in self._cutting.encode_batch(list(prompts))]
 
     def check_ids(self, ids: list[int]) -> None:
         """Raises ConfigurationError if these are no token ids of this model."""

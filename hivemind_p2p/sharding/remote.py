@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 from hivemind_p2p.errors import ConfigurationError, PromptTooLongError
 from hivemind_p2p.interfaces import Network, OfferBook, Payer
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import caller, options, streams, wire
+from hivemind_p2p.sharding import caller, embedding, options, streams, wire
 from hivemind_p2p.sharding.description import Description
 from hivemind_p2p.sharding.generation import GenerationState
 from hivemind_p2p.sharding.results import scored_text
@@ -167,6 +167,10 @@ class RemoteModel:
                 yield rows
         finally:
             self._paid(routes.cost)
+
+    async def embed(self, texts: embedding.Texts, wishes: embedding.Wishes | None = None) -> embedding.Array:
+        """The vectors of texts. See `embedding.embed`."""
+        return await embedding.embed(self, texts, wishes or embedding.Wishes())
 
     def _writer(self, prompt: Any, max_new_tokens: int, chosen: options.Options) -> streams.Writer[Any]:
         scored = chosen.sampling.log_probabilities > 0

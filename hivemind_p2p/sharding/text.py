@@ -40,9 +40,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"{path.name} is missing in {path.parent}", hint="Give token ids instead of text, and get token ids back."
         )
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise CheckpointError(f"{path.name} cannot be read: {error}") from error
+    # Some files keep what their last user had switched on.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 class TextStream:

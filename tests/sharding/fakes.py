@@ -77,7 +77,8 @@ class FakeContent:
 
     async def files(self, link: Link) -> tuple[FileEntry, ...]:
         source = self._source(link)
-        return tuple(FileEntry(path.name, path.stat().st_size) for path in sorted(source.iterdir()))
+        found = sorted(path for path in source.rglob("*") if path.is_file())
+        return tuple(FileEntry(path.relative_to(source).as_posix(), path.stat().st_size) for path in found)
 
     async def fetch(
         self,
@@ -107,6 +108,7 @@ class FakeContent:
 
     def _copy(self, source: Path, target: Path, ranges: Sequence[ByteRange]) -> None:
         if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(b"")
             with target.open("r+b") as file:
                 file.truncate(source.stat().st_size)
