@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from hivemind_p2p.local import local_hive
     from hivemind_p2p.model import Model
     from hivemind_p2p.sharding.results import ScoredText, ScoredToken
+    from hivemind_p2p.tasks.options import Options
     from hivemind_p2p.tasks.plugins import task_type
+    from hivemind_p2p.tasks.quorum import Quorum
     from hivemind_p2p.tasks.registry import TaskType
     from hivemind_p2p.types import ByteRange, LayerSpan, Link, Needs, PeerId, Prices
 
@@ -50,8 +52,10 @@ _HOMES = {
     "Link": "types",
     "Model": "model",
     "Needs": "types",
+    "Options": "tasks.options",
     "PeerId": "types",
     "Prices": "types",
+    "Quorum": "tasks.quorum",
     "ScoredText": "sharding.results",
     "ScoredToken": "sharding.results",
     "TaskType": "tasks.registry",
@@ -72,8 +76,10 @@ __all__ = [
     "Link",
     "Model",
     "Needs",
+    "Options",
     "PeerId",
     "Prices",
+    "Quorum",
     "ScoredText",
     "ScoredToken",
     "TaskType",

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from hivemind_p2p import config, telemetry
+from hivemind_p2p.credits.accounts import AccountClient
 from hivemind_p2p.errors import (
     AccountRequiredError,
     ConfigurationError,
     NetworkError,
-    NotSerializableError,
 )
-from hivemind_p2p.job import Job, JobList, new_job_id
+from hivemind_p2p.job import Job
 from hivemind_p2p.job_listener import JobListener
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
-from hivemind_p2p.types import ByteRange, Credits, FileEntry, Link, Needs, SharedPart
+from hivemind_p2p.task_methods import TaskMethods
+from hivemind_p2p.tasks.options import Options
+from hivemind_p2p.tasks.special import SpecialTasks
+from hivemind_p2p.types import ByteRange, FileEntry, Link
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, peer_rows
 
 if TYPE_CHECKING:
@@ -30,21 +34,10 @@ if TYPE_CHECKING:
     from hivemind_p2p.sharding.model import LoadProgress
     from hivemind_p2p.tasks.spec import TaskSpec
 
-T = TypeVar("T")
-
 _events = telemetry.source("hive")
 
-FUNCTION = "function/1"
-"""The task type of Python functions."""
 
-ORDINARY = Needs()
-"""What a task needs unless told otherwise."""
-
-MAX_COST = Credits(1_000_000)
-"""One credit: what one task may cost unless told otherwise, so that a greedy offer cannot empty an account."""
-
-
-class AsyncHive:
+class AsyncHive(TaskMethods):
     """A connection to a hive, for programs that run trio. Made by `open_hive`."""
 
     def __init__(self, peer: Peer, nursery: trio.Nursery) -> None:
@@ -52,50 +45,15 @@ class AsyncHive:
         self._nursery = nursery
         self._closed = False
         self._token = trio.lowlevel.current_trio_token()
-        self._inbox: deque[tuple[Job[Any], TaskSpec]] = deque()
+        self._inbox: deque[tuple[Job[Any], TaskSpec, Options]] = deque()
         self._rung = False
         self._open: set[JobListener] = set()
+        accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
+        self._special = SpecialTasks(peer.tasks, peer.offers, accounts, peer.peer_id, nursery)
 
-    def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
-        """Starts ``function(*args, **kwargs)`` on some peer; await the job for its result.
-
-        Raises:
-            NotSerializableError: The function or an argument cannot be packed.
-        """
-        from hivemind_p2p.tasks.library.packing import pack_parts
-
-        job = new_job(function)
-        shared, payload = pack_parts(function, args, kwargs)
-        self.start_packed(job, payload, needs or ORDINARY, shared=shared)
-        return job
-
-    def map(self, function: Callable[[Any], T], items: Iterable[Any], *, needs: Needs | None = None) -> JobList[T]:
-        """Starts ``function(item)`` for each item; the jobs are in the order of the items."""
-        return JobList(self.submit(function, item, needs=needs) for item in items)
-
-    def run_type(self, task_type: str, payload: bytes, *, needs: Needs | None = None) -> Job[Any]:
-        """Has a payload run by the task type of this name; await the job for its result. See `Hive.run_type`."""
-        job = typed_job(task_type, payload)
-        self.start_packed(job, payload, needs or Needs(), task_type)
-        return job
-
-    def start_packed(
-        self,
-        job: Job[Any],
-        payload: bytes,
-        needs: Needs,
-        task_type: str = FUNCTION,
-        *,
-        shared: SharedPart | None = None,
-    ) -> None:
-        """Starts work that is packed already; may be called from any thread."""
-        from hivemind_p2p.tasks.spec import TaskSpec
-
-        self.start(job, TaskSpec(job.id, task_type, payload, needs, MAX_COST, shared))
-
-    def start(self, job: Job[Any], spec: TaskSpec) -> None:
+    def launch(self, job: Job[Any], spec: TaskSpec, options: Options) -> None:
         """Starts a task for a job; may be called from any thread. Many at once cross to the trio thread together."""
-        self._inbox.append((job, spec))
+        self._inbox.append((job, spec, options))
         if not self._rung:
             self._rung = True
             self.from_anywhere(self._take_inbox)
@@ -104,13 +62,16 @@ class AsyncHive:
         self._rung = False
         tasks, inbox = self.peer.tasks, self._inbox
         while inbox:
-            job, spec = inbox.popleft()
+            job, spec, options = inbox.popleft()
             if self._closed:
                 job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
                 continue
             listener = JobListener(self, job)
             self._open.add(listener)
-            listener.course = tasks.start(spec, listener)
+            if options.ordinary:
+                listener.end_work = partial(tasks.cancel, tasks.start(spec, listener))
+            else:
+                listener.end_work = self._special.start(spec, options, listener)
             job.when_cancelled(listener.cancel)
         tasks.go_on()
 
@@ -300,29 +261,3 @@ async def open_hive(
 
 def _local(path: Path | str) -> Path:
     return Path(path).expanduser()
-
-
-def new_job(function: Callable[..., Any]) -> Job[Any]:
-    """A job with an id of its own, named after its function."""
-    from hivemind_p2p.notebook.tracebacks import source_file
-
-    return Job(new_job_id(), getattr(function, "__qualname__", type(function).__name__), source_file(function))
-
-
-def typed_job(task_type: str, payload: bytes) -> Job[Any]:
-    """A job with an id of its own, named after its task type.
-
-    Raises:
-        TaskTypeError: That cannot be the name of a task type.
-        NotSerializableError: The payload is larger than a task can be.
-    """
-    from hivemind_p2p.tasks.plugins import check_name
-    from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
-
-    check_name(task_type)
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise NotSerializableError(
-            f"cannot send the payload: it has {len(payload):,} bytes, and a task {MAX_PAYLOAD_BYTES:,}",
-            hint="Split the data into smaller tasks.",
-        )
-    return Job(new_job_id(), task_type)

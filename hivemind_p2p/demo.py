@@ -30,7 +30,8 @@ from hivemind_p2p.types import PeerId
 from hivemind_p2p.views import Ledger, PeerRow, stages_text
 
 if TYPE_CHECKING:
-    from hivemind_p2p.job import Job, JobList
+    from hivemind_p2p.job import Job
+    from hivemind_p2p.mapped_jobs import Jobs
     from hivemind_p2p.sharding.loading import LoadProgress
 
 MODEL = Path(__file__).parent.parent / "notebooks" / "models" / "tiny-python"
@@ -140,7 +141,7 @@ class Demo:
 
     def run_tasks(self) -> None:
         """A dozen functions, in sandboxed child processes, and one that raises."""
-        jobs: JobList[Any] = self.hive.map(_count_primes, [20_000 + 5_000 * step for step in range(12)])
+        jobs: Jobs[Any] = self.hive.map(_count_primes, [20_000 + 5_000 * step for step in range(12)])
         broken = self.hive.submit(_fail, {"a": 1})
         bars = Progress(TextColumn("tasks"), BarColumn(), TextColumn("{task.completed} of {task.total}"))
         task = bars.add_task("tasks", total=len(jobs))

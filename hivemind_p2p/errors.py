@@ -50,6 +50,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     │   ├── TaskMemoryError           the task used more memory than it was allowed to
     │   ├── TaskCrashedError          the child process died (killed, segmentation fault, exit)
     │   ├── TaskLostError             a task that must not run twice may have begun on a lost peer
+    │   ├── DisagreementError         the peers that were asked for the same result did not agree
     │   └── SandboxError              the sandbox could not be set up
     └── CreditError
         ├── AuthenticationError       wrong password, or no such account
@@ -351,6 +352,12 @@ class TaskLostError(TaskError):
     default_hint = "Look whether it had an effect. If it may run twice, say so: idempotent=True."
 
 
+class DisagreementError(TaskError):
+    """The peers that were asked for the same result did not agree."""
+
+    default_hint = "Look whether the function gives the same each time; for numbers, allow a tolerance in the quorum."
+
+
 class SandboxError(TaskError):
     """The sandbox could not be set up."""
 
@@ -394,10 +401,11 @@ class PaymentRequiredError(CreditError):
 
 
 def _tree(root: type[HivemindError]) -> dict[str, type[HivemindError]]:
-    classes = {root.code(): root}
+    classes: dict[str, type[HivemindError]] = {}
     for child in root.__subclasses__():
         classes |= _tree(child)
-    return classes
+    # A class that was made of this one for a single use has its code, and does not stand for it.
+    return classes | {root.code(): root}
 
 
 def from_code(code: str, message: str, hint: str | None = None) -> HivemindError:

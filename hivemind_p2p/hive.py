@@ -7,7 +7,7 @@ that lives on the background trio thread and owns the peer (`peer.py`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from decimal import Decimal
@@ -18,18 +18,21 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import trio
 
 from hivemind_p2p import config, portal
-from hivemind_p2p.async_hive import AsyncHive, typed_job
+from hivemind_p2p.async_hive import AsyncHive
 from hivemind_p2p.errors import ConfigurationError
-from hivemind_p2p.job import Job, JobList
+from hivemind_p2p.job import Job
 from hivemind_p2p.model import Model
 from hivemind_p2p.peer import open_peer
-from hivemind_p2p.types import ByteRange, FileEntry, Link, Needs
+from hivemind_p2p.task_methods import TaskMethods
+from hivemind_p2p.types import ByteRange, FileEntry, Link
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, in_credits
 
 if TYPE_CHECKING:
     import io
 
     from hivemind_p2p.sharding.model import LoadProgress
+    from hivemind_p2p.tasks.options import Options
+    from hivemind_p2p.tasks.spec import TaskSpec
 
 T = TypeVar("T")
 
@@ -37,7 +40,7 @@ CLOSE_DEADLINE = 10.0
 """Seconds for saying goodbye: withdrawing offers and settling vouchers with peers that may be gone."""
 
 
-class Hive:
+class Hive(TaskMethods):
     """A connection to a hive, for scripts and notebooks. Made by `connect` or `local_hive`.
 
     Example:
@@ -74,89 +77,10 @@ class Hive:
         purse = self._asynchronous.peer.purse
         return in_credits(purse.statistics().paid if purse is not None else 0)
 
-    def submit(self, function: Callable[..., T], /, *args: Any, needs: Needs | None = None, **kwargs: Any) -> Job[T]:
-        """Starts ``function(*args, **kwargs)`` on some peer.
-
-        Args:
-            function: Any function that cloudpickle can pack, a lambda or one from a notebook cell included.
-            *args: Its arguments.
-            needs: What it needs of the machine.
-            **kwargs: Its named arguments.
-
-        Returns:
-            A job; ``job.result()`` waits, ``await job`` waits in a cell.
-
-        Raises:
-            NotSerializableError: The function or an argument cannot be packed.
-        """
+    def launch(self, job: Job[Any], spec: TaskSpec, options: Options) -> None:
+        """Starts a task for a job; may be called from any thread."""
         self._check_open()
-        # Packed in this thread, so that a function that cannot travel fails in the line that submitted it.
-        return self._asynchronous.submit(function, *args, needs=needs, **kwargs)
-
-    def map(
-        self,
-        function: Callable[[Any], T],
-        items: Iterable[Any],
-        *,
-        needs: Needs | None = None,
-        progress: bool = False,
-    ) -> JobList[T]:
-        """Starts ``function(item)`` for each item.
-
-        Args:
-            function: Takes one item.
-            items: What to call it with.
-            needs: What each call needs of the machine.
-            progress: Shows a progress bar (HTML in a notebook).
-
-        Returns:
-            The jobs, in the order of the items; ``jobs.results()`` waits for all.
-        """
-        jobs: JobList[T] = JobList(self.submit(function, item, needs=needs) for item in items)
-        if progress:
-            from hivemind_p2p.notebook.progress import watch_jobs
-
-            watch_jobs(jobs)
-        return jobs
-
-    def run_type(self, task_type: str, payload: bytes, *, needs: Needs | None = None) -> Job[Any]:
-        """Has a payload run by the task type of this name, on a peer that has it installed.
-
-        Raises:
-            TaskTypeError: That cannot be the name of a task type.
-            NotSerializableError: The payload is larger than a task can be.
-        """
-        self._check_open()
-        job = typed_job(task_type, payload)
-        self._asynchronous.start_packed(job, payload, needs or Needs(), task_type)
-        return job
-
-    def command(
-        self, arguments: Sequence[str], given: bytes = b"", *, needs: Needs | None = None
-    ) -> Job[dict[str, Any]]:
-        """Runs a program that peers have, without a shell; the result has status, output, errors and cut.
-
-        Args:
-            arguments: The program and its arguments, for example ``["sort", "-n"]``.
-            given: What it reads from its standard input.
-            needs: What it needs of the machine.
-
-        Raises:
-            NotSerializableError: That is no command, or it is larger than a task can be.
-        """
-        from hivemind_p2p.tasks.library.command import NAME, pack
-
-        return self.run_type(NAME, pack(arguments, given), needs=needs)
-
-    def bundle(self, path: Path | str, *, needs: Needs | None = None) -> Job[dict[str, Any]]:
-        """Runs a folder or zip with a ``main.py``; the result has status and zip (output folder, stdout, log).
-
-        Raises:
-            ArchiveError: It is no bundle.
-        """
-        from hivemind_p2p.tasks.library.bundle import NAME, pack
-
-        return self.run_type(NAME, pack(Path(path)), needs=needs)
+        self._asynchronous.launch(job, spec, options)
 
     def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
         """Shares a file or folder from where it lies, for as long as this hive is open.

@@ -233,6 +233,17 @@ class OfferBook(Protocol):
         """Replaces the stages in this peer's own offer, and what it could host besides, and publishes it."""
 
 
+class AccountBook(Protocol):
+    """Whose peers are. `credits.client` is it."""
+
+    async def accounts_of(self, peers: Sequence[PeerId]) -> Mapping[PeerId, str]:
+        """The names of their accounts, without peers that are linked to none.
+
+        Raises:
+            BootstrapUnreachableError: Nobody is there to say.
+        """
+
+
 class WorkListener(Protocol):
     """Is told what becomes of work. Must not raise, and not wait."""
 

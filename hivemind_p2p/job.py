@@ -2,6 +2,8 @@
 
 A job stays cancellable until its result is there: `cancel` ends the remote work, wherever it has got to. It can be
 waited for from a script (`job.result()`), from a notebook cell (`await job`) and from a trio program (`await job`).
+What it prints can be read while it runs (`for line in job.stdout`, `job.follow()`), and every change of its state is
+kept in `job.history` and told to whom `job.on_change` names.
 """
 
 from __future__ import annotations
@@ -11,14 +13,19 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, wait
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TextIO, TypeVar
 
 from hivemind_p2p.errors import TaskFailedError, TaskTimeoutError
+from hivemind_p2p.job_output import JobOutput
 from hivemind_p2p.types import CREDIT, Credits, PeerId
+
+if TYPE_CHECKING:
+    from hivemind_p2p.tasks.quorum import Agreed
 
 T = TypeVar("T")
 
@@ -27,6 +34,7 @@ INTERRUPT_SECONDS = 0.2
 
 
 _numbers = itertools.count()
+_making_output = threading.Lock()
 
 
 @functools.cache
@@ -40,12 +48,32 @@ def new_job_id() -> str:
     return f"{_process_id(os.getpid())}{next(_numbers):012x}"
 
 
+class Change(NamedTuple):
+    """One change of a job's state.
+
+    Attributes:
+        state: What it is since then.
+        peer: Who has it, if somebody has.
+        time: Seconds since the epoch.
+    """
+
+    state: str
+    peer: PeerId | None
+    time: float
+
+
+ChangeListener = Callable[["Job[Any]", Change], None]
+"""Told of a change, on the thread where it happened; must neither raise nor wait."""
+
+
 class Job(Future[T], Generic[T]):
     """One task that runs, or ran, on some peer.
 
     Attributes:
         id: The task's id, as it stands on the receipt.
         peer: Who runs or ran it; None until a peer took it.
+        verdict: Who agreed about the result and who did not, where several were asked.
+        wall_seconds: How long it took, as the peer says; zero until it is done.
     """
 
     def __init__(self, job_id: str, name: str = "", source: str | None = None) -> None:
@@ -59,6 +87,11 @@ class Job(Future[T], Generic[T]):
         self.peer: PeerId | None = None
         self._cost = Credits(0)
         self._end_remote_work: Callable[[], None] | None = None
+        self._changes: list[Change] = []
+        self._listeners: tuple[ChangeListener, ...] = ()
+        self._output: JobOutput | None = None
+        self.verdict: Agreed | None = None
+        self.wall_seconds = 0.0
 
     @property
     def state(self) -> str:
@@ -77,6 +110,44 @@ class Job(Future[T], Generic[T]):
         """What was paid for it, in credits; zero until it is done."""
         return Decimal(self._cost) / CREDIT
 
+    @property
+    def cost_in_millionths(self) -> Credits:
+        """The same in millionths of a credit."""
+        return self._cost
+
+    @property
+    def history(self) -> tuple[Change, ...]:
+        """Every change of its state so far."""
+        return tuple(self._changes)
+
+    def on_change(self, listener: ChangeListener) -> None:
+        """Tells `listener` of every change from now on, with the job and the change."""
+        self._listeners += (listener,)
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far, also if it was cancelled then; of very much the end."""
+        return self._output.text if self._output is not None else ""
+
+    @property
+    def stdout(self) -> Iterator[str]:
+        """Each line that it prints, as it comes, until it is done."""
+        return self._open_output().lines()
+
+    def follow(self, file: TextIO | None = None) -> T:
+        """Writes what it prints, as it comes, then gives its result; raises what `result` does.
+
+        Args:
+            file: Where to write it; this program's own standard output by default.
+        """
+        try:
+            for line in self.stdout:
+                print(line, end="", file=file, flush=True)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return self.result()
+
     def running(self) -> bool:
         """Whether a peer works on it now."""
         return not self.done() and self.state == "RUNNING"
@@ -89,6 +160,7 @@ class Job(Future[T], Generic[T]):
             if not super().cancel():
                 return False
             self.set_running_or_notify_cancel()  # tells concurrent.futures.wait and as_completed
+        self._note("CANCELLED", None)
         if self._end_remote_work is not None:
             self._end_remote_work()
         return True
@@ -102,10 +174,42 @@ class Job(Future[T], Generic[T]):
     def moved(self, stage: str, peer: PeerId | None) -> None:
         """Notes how far the task is, and with whom."""
         self._stage, self.peer = stage, peer or self.peer
+        if not self.done():
+            self._note(stage, peer)
 
-    def complete(self, value: T, *, peer: PeerId, cost: Credits) -> None:
-        """Puts the result in, unless the job was cancelled in the meantime."""
-        self.peer, self._cost = peer, cost
+    def _note(self, state: str, peer: PeerId | None) -> None:
+        change = Change(state, peer, time.time())
+        self._changes.append(change)
+        for listener in self._listeners:
+            listener(self, change)
+
+    def printed(self, data: bytes) -> None:
+        """Adds what it has printed."""
+        if not self.done():
+            self._open_output().add(data)
+
+    def _open_output(self) -> JobOutput:
+        if self._output is None:
+            with _making_output:
+                if self._output is None:
+                    made = JobOutput()
+                    self.add_done_callback(lambda _: made.close())
+                    self._output = made
+        return self._output
+
+    def complete(self, value: T, *, peer: PeerId, cost: Credits, output: str = "", wall_seconds: float = 0.0) -> None:
+        """Puts the result in, unless the job was cancelled in the meantime.
+
+        Args:
+            value: The result.
+            peer: Who gave it.
+            cost: What was paid for it.
+            output: The end of what it printed, for where it did not come while it ran.
+            wall_seconds: How long it took, as the peer says.
+        """
+        self.peer, self._cost, self.wall_seconds = peer, cost, wall_seconds
+        if output and self._output is None:
+            self.printed(output.encode("utf-8", "replace"))
         with suppress(InvalidStateError):
             self.set_result(value)
 
@@ -136,7 +240,7 @@ class Job(Future[T], Generic[T]):
             raise
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return _wait(self).__await__()
+        return wait_for(self, self.cancel).__await__()
 
     def __repr__(self) -> str:
         where = f" on {self.peer[-6:]}" if self.peer else ""
@@ -148,12 +252,17 @@ class Job(Future[T], Generic[T]):
         return job_html(self)
 
 
-async def _wait(job: Job[T]) -> T:
-    """Waits in whichever event loop this is: asyncio in a notebook, trio in a program of its own."""
+async def wait_for(job: Future[T], give_up: Callable[[], Any] | None = None) -> T:
+    """Waits in whichever event loop this is: asyncio in a notebook, trio in a program of its own.
+
+    Args:
+        job: What to wait for.
+        give_up: Called where the waiting is cancelled.
+    """
     import sniffio
 
     if sniffio.current_async_library() == "asyncio":
-        return await _wait_in_asyncio(job)
+        return await _wait_in_asyncio(job, give_up)
     import trio
 
     token, done = trio.lowlevel.current_trio_token(), trio.Event()
@@ -161,12 +270,13 @@ async def _wait(job: Job[T]) -> T:
     try:
         await done.wait()
     except trio.Cancelled:
-        job.cancel()
+        if give_up is not None:
+            give_up()
         raise
     return job.result(timeout=0)
 
 
-async def _wait_in_asyncio(job: Job[T]) -> T:
+async def _wait_in_asyncio(job: Future[T], give_up: Callable[[], Any] | None) -> T:
     import asyncio
 
     future = asyncio.wrap_future(job)
@@ -175,7 +285,8 @@ async def _wait_in_asyncio(job: Job[T]) -> T:
         while not future.done():
             await asyncio.wait([future], timeout=INTERRUPT_SECONDS)
     except asyncio.CancelledError:
-        job.cancel()
+        if give_up is not None:
+            give_up()
         raise
     return future.result()
 

@@ -8,8 +8,9 @@ from hivemind_p2p.job import Job
 from hivemind_p2p.types import PeerId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hivemind_p2p.async_hive import AsyncHive
-    from hivemind_p2p.tasks.course import Course
     from hivemind_p2p.tasks.spec import TaskResult, TaskState
 
 
@@ -17,23 +18,23 @@ class JobListener:
     """One job of one hive; a `tasks.spec.TaskListener`.
 
     Attributes:
-        course: The task, once it was started.
+        end_work: Ends the task; called on the trio thread. There once the task was started.
     """
 
-    __slots__ = ("_hive", "course", "job")
+    __slots__ = ("_hive", "end_work", "job")
 
     def __init__(self, hive: AsyncHive, job: Job[Any]) -> None:
         self._hive = hive
         self.job = job
-        self.course: Course | None = None
+        self.end_work: Callable[[], None] | None = None
 
     def cancel(self) -> None:
         """Ends the remote work; may be called from any thread."""
         self._hive.from_anywhere(self._cancel)
 
     def _cancel(self) -> None:
-        if self.course is not None:
-            self._hive.peer.tasks.cancel(self.course)
+        if self.end_work is not None:
+            self.end_work()
         self._hive.forget(self)
 
     def moved(self, state: TaskState, peer: PeerId | None) -> None:
@@ -42,11 +43,14 @@ class JobListener:
 
     def printed(self, data: bytes) -> None:
         """It has printed something."""
+        self.job.printed(data)
 
     def ended(self, result: TaskResult) -> None:
         """It gave a result."""
         self._hive.forget(self)
-        self.job.complete(result.value, peer=result.peer, cost=result.cost)
+        self.job.verdict = result.verdict
+        seconds = result.usage.wall_seconds
+        self.job.complete(result.value, peer=result.peer, cost=result.cost, output=result.output, wall_seconds=seconds)
 
     def failed(self, error: BaseException) -> None:
         """It did not."""

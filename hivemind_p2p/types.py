@@ -271,6 +271,7 @@ class Outcome:
         error_message: One sentence.
         remote_traceback: The child's traceback, where there is one.
         output: The end of what the work printed.
+        exception: The name of the closest builtin class of what the work raised.
     """
 
     usage: Usage
@@ -279,3 +280,4 @@ class Outcome:
     error_message: str = ""
     remote_traceback: str = ""
     output: str = ""
+    exception: str = ""

@@ -38,6 +38,9 @@ LAYERS = {
     "token_stream": 6,
     "job": 6,
     "job_listener": 6,
+    "job_output": 6,
+    "mapped_jobs": 6,
+    "task_methods": 6,
     "model": 6,
     "views": 6,
     "hive": 6,
@@ -61,7 +64,7 @@ LAYERS = {
 
 SIBLINGS = ("bt", "credits", "dht", "sharding", "tasks")
 
-SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "model", "views"}
+SHOW_THEMSELVES = {"async_hive", "hive", "job", "local", "mapped_jobs", "model", "task_methods", "views"}
 """Parts of layer 6 whose objects show themselves in a notebook: they load ``notebook/`` inside the function that
 does so, and only there."""
 
@@ -148,6 +151,8 @@ DECISIONS = {
         "elements",
         "matching",
         "plugins",
+        "quorum",
+        "raised",
         "reading",
         "registry",
         "spec",

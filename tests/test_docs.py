@@ -17,6 +17,7 @@ from hivemind_p2p.config import Settings
 from hivemind_p2p.hive import Hive
 from hivemind_p2p.job import Job
 from hivemind_p2p.model import Model
+from hivemind_p2p.tasks.options import Options
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hivemind_p2p"
@@ -227,7 +228,8 @@ def _check_call(node):
     parameters = inspect.signature(target).parameters
     named = {keyword.arg for keyword in node.keywords if keyword.arg}
     settings = {field.name for field in dataclasses.fields(Settings)} if "settings" in parameters else set()
-    assert named <= {*parameters, *settings}, f"{owner.id}.{node.func.attr}({', '.join(named)})"
+    options = {field.name for field in dataclasses.fields(Options) if field.init} if "changes" in parameters else set()
+    assert named <= {*parameters, *settings, *options}, f"{owner.id}.{node.func.attr}({', '.join(named)})"
 
 
 @pytest.mark.parametrize("block", _python_blocks())

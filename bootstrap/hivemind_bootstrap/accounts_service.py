@@ -2,7 +2,8 @@
 
 Participants: a peer that wants an account, and this bootstrap. The transport has authenticated the peer's id.
 
-Messages: `AccountsRequest` (register or log in), answered by `AccountsAnswer` or a failure; one each a channel.
+Messages: `AccountsRequest` (register, log in, or whose some peers are), answered by `AccountsAnswer` or a failure; one
+each a channel.
 
 Goals: a peer that knows the password is linked to the account, and its holds and earnings are the account's from then
 on; guessing is slow, by peer and by name; hashing never holds up anything else.
@@ -42,6 +43,9 @@ HASHING_AT_ONCE = 2
 
 MOST_AT_ONCE = 64
 """Conversations: more than that wait for hashing longer than anybody waits for an answer."""
+
+MOST_PEERS = 1000
+"""Peers whose accounts one request asks for."""
 
 _events = telemetry.source("accounts")
 
@@ -94,13 +98,25 @@ class AccountsService:
     async def _serve(self, channel: Channel) -> None:
         with trio.fail_after(REQUEST_DEADLINE):
             request, _ = await channel.receive(accounts_pb2.AccountsRequest)
+        if request.WhichOneof("request") == "accounts_of":
+            answer = accounts_pb2.AccountsAnswer(usernames=await self._owners(channel.remote, request.accounts_of))
+        else:
+            answer = accounts_pb2.AccountsAnswer(username=await self._linked(channel.remote, request))
+        with trio.fail_after(REQUEST_DEADLINE):
+            await channel.send(answer)
+
+    async def _owners(self, peer: PeerId, asked: accounts_pb2.Peers) -> list[str]:
+        if len(asked.peers) > MOST_PEERS:
+            raise ProtocolError(f"peer {peer} asked whose {len(asked.peers)} peers are, more than {MOST_PEERS}")
+        names = [PeerId(name) for name in asked.peers]
+        return await self._store.read(lambda db: [_username_of(db, name) or "" for name in names])
+
+    async def _linked(self, peer: PeerId, request: accounts_pb2.AccountsRequest) -> str:
         try:
-            account = await self._answer(channel.remote, request)
+            return (await self._answer(peer, request)).username
         except AuthenticationError:
             self._refused += 1
             raise
-        with trio.fail_after(REQUEST_DEADLINE):
-            await channel.send(accounts_pb2.AccountsAnswer(username=account.username))
 
     async def _answer(self, peer: PeerId, request: accounts_pb2.AccountsRequest) -> Account:
         kind = request.WhichOneof("request")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import trio
 
 from hivemind_p2p.credits.requests import ask
 from hivemind_p2p.credits.wire import ACCOUNTS_PROTOCOL, CREDITS_PROTOCOL
+from hivemind_p2p.errors import ProtocolError
 from hivemind_p2p.interfaces import Network
 from hivemind_p2p.proto import accounts_pb2, credits_pb2
 from hivemind_p2p.types import NOTHING, Credits, PeerId
 
 LOGIN_DEADLINE = 30.0
 """Seconds: the bootstrap hashes passwords slowly on purpose, and few at a time."""
+
+
+OWNERS_SECONDS = 30.0
+"""How long an answer about whose a peer is holds: accounts of peers change seldom."""
+
+MOST_OWNERS = 500
+"""Peers that one request asks about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,8 @@ class AccountClient:
     def __init__(self, network: Network, bootstrap: PeerId) -> None:
         self._network = network
         self._bootstrap = bootstrap
+        self._owners: dict[PeerId, str] = {}
+        self._owners_since = -math.inf
 
     async def register(self, username: str, password: str) -> str:
         """Makes an account and links this peer to it; returns the username as it is kept.
@@ -106,6 +120,25 @@ class AccountClient:
         """
         credentials = accounts_pb2.Credentials(username=username, password=password)
         return await self._account(accounts_pb2.AccountsRequest(login=credentials))
+
+    async def accounts_of(self, peers: Sequence[PeerId]) -> dict[PeerId, str]:
+        """Whose peers are, as the bootstrap says: usernames, without those that are linked to no account.
+
+        The answers are kept for `OWNERS_SECONDS`.
+        """
+        now = trio.current_time()
+        if now - self._owners_since > OWNERS_SECONDS:
+            self._owners.clear()
+            self._owners_since = now
+        unknown = [peer for peer in dict.fromkeys(peers) if peer not in self._owners]
+        for start in range(0, len(unknown), MOST_OWNERS):
+            asked = unknown[start : start + MOST_OWNERS]
+            request = accounts_pb2.AccountsRequest(accounts_of=accounts_pb2.Peers(peers=asked))
+            answer = await ask(self._network, self._bootstrap, ACCOUNTS_PROTOCOL, request, accounts_pb2.AccountsAnswer)
+            if len(answer.usernames) != len(asked):
+                raise ProtocolError(f"the bootstrap {self._bootstrap} named another number of accounts than asked for")
+            self._owners.update(zip(asked, answer.usernames, strict=True))
+        return {peer: owner for peer in peers if (owner := self._owners.get(peer))}
 
     async def balance(self) -> Balance:
         """What the account has.

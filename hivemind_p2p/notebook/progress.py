@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from hivemind_p2p.job import JobList
+    from hivemind_p2p.mapped_jobs import Jobs
     from hivemind_p2p.sharding.model import LoadProgress
     from hivemind_p2p.types import FetchProgress
 
@@ -151,7 +151,7 @@ def load_view(*, shown: bool) -> Iterator[Callable[[LoadProgress], None]]:
         yield show
 
 
-def watch_jobs(jobs: JobList[Any]) -> None:
+def watch_jobs(jobs: Jobs[Any]) -> None:
     """Waits for all jobs, with a bar. Ctrl-C cancels what is left."""
     finished: SimpleQueue[Future[Any]] = SimpleQueue()
     for job in jobs:

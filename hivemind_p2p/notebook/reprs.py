@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from hivemind_p2p.hive import Hive
-    from hivemind_p2p.job import Job, JobList
+    from hivemind_p2p.job import Job
     from hivemind_p2p.notebook.words import FetchWords
     from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement
 
@@ -145,7 +145,7 @@ def job_html(job: Job[Any]) -> str:
     return table("Job", ("function", "state", "peer", "cost"), [_job_row(job)])
 
 
-def jobs_html(jobs: JobList[Any]) -> str:
+def jobs_html(jobs: object) -> str:
     """Many jobs: how many there are in each state."""
     return table("Jobs", (), (), note=repr(jobs).strip("<>").removeprefix("JobList of "))
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hivemind_p2p.proto import tasks_pb2 as hivemind__p2p_dot_proto_dot_tasks__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%hivemind_p2p/proto/task_channel.proto\x12\x15hivemind.task_channel\x1a\x1ehivemind_p2p/proto/tasks.proto\"\xb0\x01\n\x04Kind\x12\x0c\n\x04kind\x18\x01 \x01(\r\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12$\n\x05needs\x18\x03 \x01(\x0b\x32\x15.hivemind.tasks.Needs\x12\x10\n\x08max_cost\x18\x04 \x01(\x04\x12\x14\n\x0c\x61t_most_once\x18\x05 \x01(\x08\x12\x15\n\rstream_output\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x10\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x01\"\xba\x01\n\x06Submit\x12*\n\x05kinds\x18\x01 \x03(\x0b\x32\x1b.hivemind.task_channel.Kind\x12\x0e\n\x06shared\x18\x02 \x03(\x04\x12\x14\n\x0cshared_sizes\x18\x03 \x03(\x04\x12\x0f\n\x07numbers\x18\x04 \x03(\x04\x12\x10\n\x08task_ids\x18\x05 \x03(\t\x12\x12\n\ntask_kinds\x18\x06 \x03(\r\x12\x13\n\x0btask_shared\x18\x07 \x03(\x04\x12\x12\n\ntask_sizes\x18\x08 \x03(\x04\"*\n\x05Piece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tof_shared\x18\x02 \x01(\x08\"+\n\tAllowance\x12\r\n\x05limit\x18\x01 \x01(\x04\x12\x0f\n\x07payment\x18\x02 \x01(\x0c\"(\n\x07Settled\x12\x0c\n\x04\x62ill\x18\x01 \x01(\x04\x12\x0f\n\x07payment\x18\x02 \x01(\x0c\"\x86\x02\n\nFromCaller\x12\x34\n\nallowances\x18\x01 \x03(\x0b\x32 .hivemind.task_channel.Allowance\x12-\n\x06submit\x18\x02 \x01(\x0b\x32\x1d.hivemind.task_channel.Submit\x12\x11\n\tcancelled\x18\x03 \x03(\x04\x12/\n\x07settled\x18\x04 \x01(\x0b\x32\x1e.hivemind.task_channel.Settled\x12+\n\x05piece\x18\x05 \x01(\x0b\x32\x1c.hivemind.task_channel.Piece\x12\x11\n\ttake_back\x18\x06 \x01(\x08\x12\x0f\n\x07leaving\x18\x07 \x01(\x08\"\xbc\x01\n\x07Results\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\r\n\x05sizes\x18\x02 \x03(\x04\x12\x14\n\x0cwall_seconds\x18\x03 \x03(\x02\x12\x13\n\x0b\x63pu_seconds\x18\x04 \x03(\x02\x12\x19\n\x11peak_memory_bytes\x18\x05 \x03(\x04\x12\r\n\x05\x63osts\x18\x06 \x03(\x04\x12\x13\n\x0breport_rows\x18\x07 \x03(\r\x12\'\n\x07reports\x18\x08 \x03(\x0b\x32\x16.hivemind.tasks.Report\"G\n\x07Refused\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\"4\n\x04\x42ill\x12\x0c\n\x04\x62ill\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x0f\n\x07receipt\x18\x03 \x01(\x0c\")\n\x07Printed\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\r\n\x05sizes\x18\x02 \x03(\x04\"\xb9\x02\n\nFromWorker\x12/\n\x07results\x18\x01 \x01(\x0b\x32\x1e.hivemind.task_channel.Results\x12\x0f\n\x07started\x18\x02 \x03(\x04\x12\x15\n\rwanted_shared\x18\x03 \x03(\x04\x12/\n\x07refused\x18\x04 \x03(\x0b\x32\x1e.hivemind.task_channel.Refused\x12)\n\x04\x62ill\x18\x05 \x01(\x0b\x32\x1b.hivemind.task_channel.Bill\x12+\n\x05piece\x18\x06 \x01(\x0b\x32\x1c.hivemind.task_channel.Piece\x12/\n\x07printed\x18\x07 \x01(\x0b\x32\x1e.hivemind.task_channel.Printed\x12\x18\n\x10\x61llowance_needed\x18\x08 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%hivemind_p2p/proto/task_channel.proto\x12\x15hivemind.task_channel\x1a\x1ehivemind_p2p/proto/tasks.proto\"\xce\x01\n\x04Kind\x12\x0c\n\x04kind\x18\x01 \x01(\r\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12$\n\x05needs\x18\x03 \x01(\x0b\x32\x15.hivemind.tasks.Needs\x12\x10\n\x08max_cost\x18\x04 \x01(\x04\x12\x14\n\x0c\x61t_most_once\x18\x05 \x01(\x08\x12\x15\n\rstream_output\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x10\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x01\x12\x0e\n\x06judged\x18\t \x01(\x08\x12\x0c\n\x04keep\x18\n \x01(\x08\"5\n\x06Linked\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04link\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\xe9\x01\n\x06Submit\x12*\n\x05kinds\x18\x01 \x03(\x0b\x32\x1b.hivemind.task_channel.Kind\x12\x0e\n\x06shared\x18\x02 \x03(\x04\x12\x14\n\x0cshared_sizes\x18\x03 \x03(\x04\x12\x0f\n\x07numbers\x18\x04 \x03(\x04\x12\x10\n\x08task_ids\x18\x05 \x03(\t\x12\x12\n\ntask_kinds\x18\x06 \x03(\r\x12\x13\n\x0btask_shared\x18\x07 \x03(\x04\x12\x12\n\ntask_sizes\x18\x08 \x03(\x04\x12-\n\x06inputs\x18\t \x03(\x0b\x32\x1d.hivemind.task_channel.Linked\"*\n\x05Piece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tof_shared\x18\x02 \x01(\x08\"+\n\tAllowance\x12\r\n\x05limit\x18\x01 \x01(\x04\x12\x0f\n\x07payment\x18\x02 \x01(\x0c\"(\n\x07Settled\x12\x0c\n\x04\x62ill\x18\x01 \x01(\x04\x12\x0f\n\x07payment\x18\x02 \x01(\x0c\"\xaa\x02\n\nFromCaller\x12\x34\n\nallowances\x18\x01 \x03(\x0b\x32 .hivemind.task_channel.Allowance\x12-\n\x06submit\x18\x02 \x01(\x0b\x32\x1d.hivemind.task_channel.Submit\x12\x11\n\tcancelled\x18\x03 \x03(\x04\x12/\n\x07settled\x18\x04 \x01(\x0b\x32\x1e.hivemind.task_channel.Settled\x12+\n\x05piece\x18\x05 \x01(\x0b\x32\x1c.hivemind.task_channel.Piece\x12\x11\n\ttake_back\x18\x06 \x01(\x08\x12\x0f\n\x07leaving\x18\x07 \x01(\x08\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x08 \x03(\x04\x12\x10\n\x08rejected\x18\t \x03(\x04\"\xec\x01\n\x07Results\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\r\n\x05sizes\x18\x02 \x03(\x04\x12\x14\n\x0cwall_seconds\x18\x03 \x03(\x02\x12\x13\n\x0b\x63pu_seconds\x18\x04 \x03(\x02\x12\x19\n\x11peak_memory_bytes\x18\x05 \x03(\x04\x12\r\n\x05\x63osts\x18\x06 \x03(\x04\x12\x13\n\x0breport_rows\x18\x07 \x03(\r\x12\'\n\x07reports\x18\x08 \x03(\x0b\x32\x16.hivemind.tasks.Report\x12.\n\x07outputs\x18\t \x03(\x0b\x32\x1d.hivemind.task_channel.Linked\"G\n\x07Refused\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\"4\n\x04\x42ill\x12\x0c\n\x04\x62ill\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x0f\n\x07receipt\x18\x03 \x01(\x0c\")\n\x07Printed\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\r\n\x05sizes\x18\x02 \x03(\x04\"\xb9\x02\n\nFromWorker\x12/\n\x07results\x18\x01 \x01(\x0b\x32\x1e.hivemind.task_channel.Results\x12\x0f\n\x07started\x18\x02 \x03(\x04\x12\x15\n\rwanted_shared\x18\x03 \x03(\x04\x12/\n\x07refused\x18\x04 \x03(\x0b\x32\x1e.hivemind.task_channel.Refused\x12)\n\x04\x62ill\x18\x05 \x01(\x0b\x32\x1b.hivemind.task_channel.Bill\x12+\n\x05piece\x18\x06 \x01(\x0b\x32\x1c.hivemind.task_channel.Piece\x12/\n\x07printed\x18\x07 \x01(\x0b\x32\x1e.hivemind.task_channel.Printed\x12\x18\n\x10\x61llowance_needed\x18\x08 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hivemind_p2p.proto.task_cha
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KIND']._serialized_start=97
-  _globals['_KIND']._serialized_end=273
-  _globals['_SUBMIT']._serialized_start=276
-  _globals['_SUBMIT']._serialized_end=462
-  _globals['_PIECE']._serialized_start=464
-  _globals['_PIECE']._serialized_end=506
-  _globals['_ALLOWANCE']._serialized_start=508
-  _globals['_ALLOWANCE']._serialized_end=551
-  _globals['_SETTLED']._serialized_start=553
-  _globals['_SETTLED']._serialized_end=593
-  _globals['_FROMCALLER']._serialized_start=596
-  _globals['_FROMCALLER']._serialized_end=858
-  _globals['_RESULTS']._serialized_start=861
-  _globals['_RESULTS']._serialized_end=1049
-  _globals['_REFUSED']._serialized_start=1051
-  _globals['_REFUSED']._serialized_end=1122
-  _globals['_BILL']._serialized_start=1124
-  _globals['_BILL']._serialized_end=1176
-  _globals['_PRINTED']._serialized_start=1178
-  _globals['_PRINTED']._serialized_end=1219
-  _globals['_FROMWORKER']._serialized_start=1222
-  _globals['_FROMWORKER']._serialized_end=1535
+  _globals['_KIND']._serialized_end=303
+  _globals['_LINKED']._serialized_start=305
+  _globals['_LINKED']._serialized_end=358
+  _globals['_SUBMIT']._serialized_start=361
+  _globals['_SUBMIT']._serialized_end=594
+  _globals['_PIECE']._serialized_start=596
+  _globals['_PIECE']._serialized_end=638
+  _globals['_ALLOWANCE']._serialized_start=640
+  _globals['_ALLOWANCE']._serialized_end=683
+  _globals['_SETTLED']._serialized_start=685
+  _globals['_SETTLED']._serialized_end=725
+  _globals['_FROMCALLER']._serialized_start=728
+  _globals['_FROMCALLER']._serialized_end=1026
+  _globals['_RESULTS']._serialized_start=1029
+  _globals['_RESULTS']._serialized_end=1265
+  _globals['_REFUSED']._serialized_start=1267
+  _globals['_REFUSED']._serialized_end=1338
+  _globals['_BILL']._serialized_start=1340
+  _globals['_BILL']._serialized_end=1392
+  _globals['_PRINTED']._serialized_start=1394
+  _globals['_PRINTED']._serialized_end=1435
+  _globals['_FROMWORKER']._serialized_start=1438
+  _globals['_FROMWORKER']._serialized_end=1751
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Kind(_message.Message):
-    __slots__ = ("kind", "task_type", "needs", "max_cost", "at_most_once", "stream_output", "priority", "deadline")
+    __slots__ = ("kind", "task_type", "needs", "max_cost", "at_most_once", "stream_output", "priority", "deadline", "judged", "keep")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TASK_TYPE_FIELD_NUMBER: _ClassVar[int]
     NEEDS_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,8 @@ class Kind(_message.Message):
     STREAM_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    JUDGED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     kind: int
     task_type: str
     needs: _tasks_pb2.Needs
@@ -25,10 +27,22 @@ class Kind(_message.Message):
     stream_output: bool
     priority: int
     deadline: float
-    def __init__(self, kind: _Optional[int] = ..., task_type: _Optional[str] = ..., needs: _Optional[_Union[_tasks_pb2.Needs, _Mapping]] = ..., max_cost: _Optional[int] = ..., at_most_once: _Optional[bool] = ..., stream_output: _Optional[bool] = ..., priority: _Optional[int] = ..., deadline: _Optional[float] = ...) -> None: ...
+    judged: bool
+    keep: bool
+    def __init__(self, kind: _Optional[int] = ..., task_type: _Optional[str] = ..., needs: _Optional[_Union[_tasks_pb2.Needs, _Mapping]] = ..., max_cost: _Optional[int] = ..., at_most_once: _Optional[bool] = ..., stream_output: _Optional[bool] = ..., priority: _Optional[int] = ..., deadline: _Optional[float] = ..., judged: _Optional[bool] = ..., keep: _Optional[bool] = ...) -> None: ...
+
+class Linked(_message.Message):
+    __slots__ = ("number", "link", "bytes")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    link: str
+    bytes: int
+    def __init__(self, number: _Optional[int] = ..., link: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("kinds", "shared", "shared_sizes", "numbers", "task_ids", "task_kinds", "task_shared", "task_sizes")
+    __slots__ = ("kinds", "shared", "shared_sizes", "numbers", "task_ids", "task_kinds", "task_shared", "task_sizes", "inputs")
     KINDS_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     SHARED_SIZES_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +51,7 @@ class Submit(_message.Message):
     TASK_KINDS_FIELD_NUMBER: _ClassVar[int]
     TASK_SHARED_FIELD_NUMBER: _ClassVar[int]
     TASK_SIZES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     kinds: _containers.RepeatedCompositeFieldContainer[Kind]
     shared: _containers.RepeatedScalarFieldContainer[int]
     shared_sizes: _containers.RepeatedScalarFieldContainer[int]
@@ -45,7 +60,8 @@ class Submit(_message.Message):
     task_kinds: _containers.RepeatedScalarFieldContainer[int]
     task_shared: _containers.RepeatedScalarFieldContainer[int]
     task_sizes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, kinds: _Optional[_Iterable[_Union[Kind, _Mapping]]] = ..., shared: _Optional[_Iterable[int]] = ..., shared_sizes: _Optional[_Iterable[int]] = ..., numbers: _Optional[_Iterable[int]] = ..., task_ids: _Optional[_Iterable[str]] = ..., task_kinds: _Optional[_Iterable[int]] = ..., task_shared: _Optional[_Iterable[int]] = ..., task_sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+    inputs: _containers.RepeatedCompositeFieldContainer[Linked]
+    def __init__(self, kinds: _Optional[_Iterable[_Union[Kind, _Mapping]]] = ..., shared: _Optional[_Iterable[int]] = ..., shared_sizes: _Optional[_Iterable[int]] = ..., numbers: _Optional[_Iterable[int]] = ..., task_ids: _Optional[_Iterable[str]] = ..., task_kinds: _Optional[_Iterable[int]] = ..., task_shared: _Optional[_Iterable[int]] = ..., task_sizes: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Iterable[_Union[Linked, _Mapping]]] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("number", "of_shared")
@@ -72,7 +88,7 @@ class Settled(_message.Message):
     def __init__(self, bill: _Optional[int] = ..., payment: _Optional[bytes] = ...) -> None: ...
 
 class FromCaller(_message.Message):
-    __slots__ = ("allowances", "submit", "cancelled", "settled", "piece", "take_back", "leaving")
+    __slots__ = ("allowances", "submit", "cancelled", "settled", "piece", "take_back", "leaving", "accepted", "rejected")
     ALLOWANCES_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +96,8 @@ class FromCaller(_message.Message):
     PIECE_FIELD_NUMBER: _ClassVar[int]
     TAKE_BACK_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
     allowances: _containers.RepeatedCompositeFieldContainer[Allowance]
     submit: Submit
     cancelled: _containers.RepeatedScalarFieldContainer[int]
@@ -87,10 +105,12 @@ class FromCaller(_message.Message):
     piece: Piece
     take_back: bool
     leaving: bool
-    def __init__(self, allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancelled: _Optional[_Iterable[int]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., take_back: _Optional[bool] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    accepted: _containers.RepeatedScalarFieldContainer[int]
+    rejected: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancelled: _Optional[_Iterable[int]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., take_back: _Optional[bool] = ..., leaving: _Optional[bool] = ..., accepted: _Optional[_Iterable[int]] = ..., rejected: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Results(_message.Message):
-    __slots__ = ("numbers", "sizes", "wall_seconds", "cpu_seconds", "peak_memory_bytes", "costs", "report_rows", "reports")
+    __slots__ = ("numbers", "sizes", "wall_seconds", "cpu_seconds", "peak_memory_bytes", "costs", "report_rows", "reports", "outputs")
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     SIZES_FIELD_NUMBER: _ClassVar[int]
     WALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +119,7 @@ class Results(_message.Message):
     COSTS_FIELD_NUMBER: _ClassVar[int]
     REPORT_ROWS_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     numbers: _containers.RepeatedScalarFieldContainer[int]
     sizes: _containers.RepeatedScalarFieldContainer[int]
     wall_seconds: _containers.RepeatedScalarFieldContainer[float]
@@ -107,7 +128,8 @@ class Results(_message.Message):
     costs: _containers.RepeatedScalarFieldContainer[int]
     report_rows: _containers.RepeatedScalarFieldContainer[int]
     reports: _containers.RepeatedCompositeFieldContainer[_tasks_pb2.Report]
-    def __init__(self, numbers: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., wall_seconds: _Optional[_Iterable[float]] = ..., cpu_seconds: _Optional[_Iterable[float]] = ..., peak_memory_bytes: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., report_rows: _Optional[_Iterable[int]] = ..., reports: _Optional[_Iterable[_Union[_tasks_pb2.Report, _Mapping]]] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[Linked]
+    def __init__(self, numbers: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., wall_seconds: _Optional[_Iterable[float]] = ..., cpu_seconds: _Optional[_Iterable[float]] = ..., peak_memory_bytes: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., report_rows: _Optional[_Iterable[int]] = ..., reports: _Optional[_Iterable[_Union[_tasks_pb2.Report, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Linked, _Mapping]]] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("numbers", "code", "message", "hint")

@@ -63,16 +63,18 @@ class Needs(_message.Message):
     def __init__(self, cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., gpus: _Optional[int] = ..., gpu_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("error_code", "error_message", "remote_traceback", "output")
+    __slots__ = ("error_code", "error_message", "remote_traceback", "output", "exception")
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REMOTE_TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTION_FIELD_NUMBER: _ClassVar[int]
     error_code: str
     error_message: str
     remote_traceback: str
     output: str
-    def __init__(self, error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., remote_traceback: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
+    exception: str
+    def __init__(self, error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., remote_traceback: _Optional[str] = ..., output: _Optional[str] = ..., exception: _Optional[str] = ...) -> None: ...
 
 class Structure(_message.Message):
     __slots__ = ("kinds", "integers", "floats", "sizes", "element_types")

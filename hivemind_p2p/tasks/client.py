@@ -37,6 +37,7 @@ from hivemind_p2p.errors import (
 )
 from hivemind_p2p.interfaces import Network, OfferBook, Payer
 from hivemind_p2p.tasks.course import Course
+from hivemind_p2p.tasks.deadlines import Deadlines
 from hivemind_p2p.tasks.dispatch import Dispatcher
 from hivemind_p2p.tasks.link import Link
 from hivemind_p2p.tasks.matching import Demand
@@ -76,6 +77,7 @@ class TaskClient:
         self._links: dict[PeerId, Link] = {}
         self._demands: dict[tuple[str, Needs, Credits, bool], Demand] = {}
         self._courses: set[Course] = set()
+        self._deadlines = Deadlines(nursery, self._late)
         self._tickets = itertools.count()
         self._counts: Counter[str] = Counter()
         self._closed = trio.Event()
@@ -88,11 +90,18 @@ class TaskClient:
 
     def start(self, spec: TaskSpec, listener: TaskListener) -> Course:
         """Has a task run; the listener is told how it fares. `go_on` afterwards, once for many tasks."""
-        course = Course(spec, listener, next(self._tickets), self._demand(spec))
+        course = Course(spec, listener, next(self._tickets), self._demand(spec), excluded=spec.excluded)
         self._courses.add(course)
+        if spec.deadline is not None:
+            self._deadlines.add(course, trio.current_time() + spec.deadline)
         course.move(TaskState.QUEUED)
         self._dispatcher.submit(course)
         return course
+
+    def mistrust(self, peer: PeerId) -> None:
+        """Gives a peer no tasks for a while: it was wrong."""
+        self._counts["mistrusted"] += 1
+        self._dispatcher.leave_alone(peer, MISTRUST)
 
     def go_on(self) -> None:
         """Gives tasks that were started to peers."""
@@ -104,14 +113,17 @@ class TaskClient:
         """Stops a task, wherever it is; its listener is told that it is cancelled."""
         if course not in self._courses:
             return
+        self._withdraw(course)
+        self._end(course, TaskState.CANCELLED)
+        self.go_on()
+
+    def _withdraw(self, course: Course) -> None:
         self._dispatcher.withdraw(course)
         if course.peer is not None:
             link = self._links.get(course.peer)
             if link is not None:
                 link.give_up(course)
             self._release(course)
-        self._end(course, TaskState.CANCELLED)
-        self.go_on()
 
     async def run(self, spec: TaskSpec, *, on_state: StateListener | None = None) -> TaskResult:
         """Runs a task somewhere, to the end. Cancelling the call stops the work.
@@ -155,6 +167,8 @@ class TaskClient:
             await self._closed.wait()
 
     def _demand(self, spec: TaskSpec) -> Demand:
+        if spec.excluded or spec.peers is not None:
+            return self._demand_but(spec, spec.excluded)
         key = spec.task_type, spec.needs, spec.max_cost, spec.idempotent
         demand = self._demands.get(key)
         if demand is None:
@@ -164,10 +178,30 @@ class TaskClient:
             self._demands[key] = demand
         return demand
 
+    def _demand_but(self, spec: TaskSpec, excluded: frozenset[PeerId]) -> Demand:
+        if spec.peers is not None:
+            excluded |= self._dispatcher.peers - spec.peers
+        return Demand.of(spec.task_type, spec.needs, spec.max_cost, excluded, idempotent=spec.idempotent)
+
+    def _late(self, course: Course) -> None:
+        """A task was not done by its deadline."""
+        if course not in self._courses:
+            return
+        where = f" on peer {course.peer}" if course.peer is not None else ""
+        self._withdraw(course)
+        seconds = course.spec.deadline or 0.0
+        hint = "Allow more time with deadline=..., or look why it waits."
+        self._fail(course, TaskTimeoutError(f"it was {course.state}{where} at its deadline, {seconds:g} s", hint=hint))
+        self.go_on()
+
     # -- placing -----------------------------------------------------------------------------------------------------
 
     def _place(self, course: Course, offer: Offer) -> None:
         peer = offer.peer.peer_id
+        if course.spec.peers is not None and peer not in course.spec.peers:
+            course.peer = peer
+            self._queue(course, exclude=peer)
+            return
         link = self._links.get(peer)
         if link is None:
             link = self._links[peer] = Link(self._network, self._payer, offer, self)
@@ -281,13 +315,7 @@ class TaskClient:
         self._release(course)
         if exclude is not None:
             course.excluded |= {exclude}
-            course.demand = Demand.of(
-                course.spec.task_type,
-                course.spec.needs,
-                course.spec.max_cost,
-                course.excluded,
-                idempotent=course.spec.idempotent,
-            )
+            course.demand = self._demand_but(course.spec, course.excluded)
         course.move(TaskState.QUEUED)
         self._dispatcher.submit(course)
 

@@ -46,6 +46,8 @@ class KindKey(NamedTuple):
     at_most_once: bool
     stream_output: bool
     priority: int
+    judged: bool = False
+    keep: bool = False
 
 
 @dataclass(slots=True)
@@ -117,7 +119,8 @@ class SubmitWriter:
         return self._shared.get(shared, 0)
 
     def _kind(self, task: TaskSpec, submit: Submit) -> int:
-        key = KindKey(task.task_type, task.needs, task.max_cost, not task.idempotent, task.stream_output, task.priority)
+        once, streamed = not task.idempotent, task.stream_output
+        key = KindKey(task.task_type, task.needs, task.max_cost, once, streamed, task.priority, task.judged, task.keep)
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         number = self._kinds.get(key)
@@ -162,6 +165,8 @@ def _kind_message(number: int, key: KindKey) -> Kind:
         at_most_once=key.at_most_once,
         stream_output=key.stream_output,
         priority=key.priority,
+        judged=key.judged,
+        keep=key.keep,
     )
 
 
@@ -245,7 +250,14 @@ class SubmitReader:
         except ConfigurationError as error:
             raise self._malformed(f"needs that make no sense: {error.message}") from error
         self._kinds[kind.kind] = KindKey(
-            kind.task_type, read, Credits(kind.max_cost), kind.at_most_once, kind.stream_output, kind.priority
+            kind.task_type,
+            read,
+            Credits(kind.max_cost),
+            kind.at_most_once,
+            kind.stream_output,
+            kind.priority,
+            kind.judged,
+            kind.keep,
         )
 
     def _malformed(self, what: str) -> ProtocolError:
@@ -380,6 +392,7 @@ def add_results(message: FromWorker, ended: Sequence[Ended]) -> list[Buffer]:
                 error_message=outcome.error_message,
                 remote_traceback=outcome.remote_traceback,
                 output=outcome.output,
+                exception=outcome.exception,
             )
     return [each.outcome.payload for each in ended if 0 < len(each.outcome.payload) <= INLINE_BYTES]
 

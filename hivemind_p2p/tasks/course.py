@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -12,9 +13,6 @@ from hivemind_p2p.types import PeerId
 
 if TYPE_CHECKING:
     from hivemind_p2p.tasks.matching import Demand
-
-MOST_RETRIES: Final = 3
-"""Times that a task is given to another peer after one lost or refused it."""
 
 MOST_BUSY: Final = 50
 """Times that peers may be too busy for a task before it fails: with the pauses between, several minutes."""
@@ -36,6 +34,7 @@ class Course:
         busy: How often peers were too busy for it.
         reopened: Whether it has been sent again because an idle channel had been closed.
         sent_at: When it was sent.
+        judge: Says whether its result is accepted, and so paid; there once a task has ended that is `judged`.
     """
 
     spec: TaskSpec
@@ -52,6 +51,7 @@ class Course:
     reopened: bool = False
     asked_fresh: bool = False
     sent_at: float = 0.0
+    judge: Callable[[bool], None] | None = None
 
     def move(self, state: TaskState, peer: PeerId | None = None) -> None:
         """Goes to another state, if that may follow, and says so."""
@@ -67,7 +67,7 @@ class Course:
             self.busy += 1
             return self.busy <= MOST_BUSY
         self.failures.append(error.message)
-        return len(self.failures) <= MOST_RETRIES
+        return len(self.failures) <= self.spec.max_retries
 
     def summary(self, last: HivemindError) -> HivemindError:
         """The last error, with those before it."""

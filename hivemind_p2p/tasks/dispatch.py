@@ -37,10 +37,16 @@ class Dispatcher:
         self._place = place
         self._fail = fail
         self._matching = Matching()
+        self._peers: frozenset[PeerId] = frozenset()
         self._waiting: dict[int, Course] = {}
         self._looked_at = -math.inf
         self._watching = False
         self._need_fresh = False
+
+    @property
+    def peers(self) -> frozenset[PeerId]:
+        """Who offers something, as far as that is known."""
+        return self._peers
 
     def submit(self, course: Course) -> None:
         """Puts a task into its line; `decide` afterwards."""
@@ -100,7 +106,9 @@ class Dispatcher:
         fresh, self._need_fresh = self._need_fresh, False
         again = [course for course in self._waiting.values() if course.asked_fresh] if fresh else []
         try:
-            self._matching.offers_changed(await self._offers.offers(fresh=fresh))
+            offers = await self._offers.offers(fresh=fresh)
+            self._peers = frozenset(offer.peer.peer_id for offer in offers)
+            self._matching.offers_changed(offers)
         except HivemindError as error:
             for course in list(self._waiting.values()):
                 self.withdraw(course)

@@ -113,6 +113,9 @@ class Link:
         self._tab = CallerTab()
         self._values: dict[int, bytearray] = {}
         self._given_up: OrderedDict[int, int] = OrderedDict()
+        self._accepted: list[int] = []
+        self._rejected: list[int] = []
+        self._unjudged: set[int] = set()
         self._bell = trio.Event()
         self._heard = self._busy_until = trio.current_time()
         self._first_id = ""
@@ -202,6 +205,7 @@ class Link:
         lost = [*self._open.values(), *self._unsent]
         self._open.clear()
         self._unsent.clear()
+        self._unjudged.clear()
         self._owner.link_ended(self, lost, error)
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -223,6 +227,10 @@ class Link:
                 self._wanted.clear()
             message.cancelled.extend(self._cancelled)
             self._cancelled.clear()
+            message.accepted.extend(self._accepted)
+            message.rejected.extend(self._rejected)
+            self._accepted.clear()
+            self._rejected.clear()
             if message.ByteSize():
                 await self._send(channel, message, parts)
             if self._pieces:
@@ -230,7 +238,8 @@ class Link:
 
     @property
     def _has_news(self) -> bool:
-        return bool(self._unsent or self._cancelled or self._wanted or self._pieces or self._bills)
+        judged = self._accepted or self._rejected
+        return bool(self._unsent or self._cancelled or self._wanted or self._pieces or self._bills or judged)
 
     async def _wait(self, channel: Channel) -> bool:
         """Until there is something to send; True where the channel is to be closed."""
@@ -244,6 +253,9 @@ class Link:
         now = trio.current_time()
         if self.busy:
             self._check_deadlines(now)
+            return False
+        if self._unjudged:
+            self._busy_until = now
             return False
         if now - self._busy_until > TAKE_BACK_AFTER and not self._took_back:
             await self._take_back(channel)
@@ -471,12 +483,29 @@ class Link:
         del self._open[row.number]
         self._running.pop(row.number, None)
         course.move(TaskState.RUNNING, self.peer)
-        cost = self._tab.took(row.cost, course.spec.max_cost) if self._payer is not None else 0
+        cost = self._cost_of(course, row)
         if error is not None:
             self._owner.link_error(course, error)
             return
         output = wire.printable(row.report.output) if row.report is not None else ""
         self._owner.link_result(course, TaskResult(value, Credits(cost), self.peer, row.usage, output))
+
+    def _cost_of(self, course: Course, row: ResultRow) -> int:
+        number, max_cost = row.number, course.spec.max_cost
+        if course.spec.judged:
+            self._unjudged.add(number)
+            course.judge = lambda accepted: self._judge(number, row.cost, max_cost, accepted)
+            return min(row.cost, max_cost) if self._payer is not None else 0
+        return self._tab.took(row.cost, max_cost) if self._payer is not None else 0
+
+    def _judge(self, number: int, cost: int, max_cost: int, accepted: bool) -> None:
+        if self.closed or number not in self._unjudged:
+            return
+        self._unjudged.discard(number)
+        if accepted and self._payer is not None:
+            self._tab.took(cost, max_cost)
+        (self._accepted if accepted else self._rejected).append(number)
+        self._bell.set()
 
     def _whole(self, row: ResultRow) -> bytearray:
         whole = self._values.pop(row.number, bytearray())

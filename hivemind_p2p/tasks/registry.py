@@ -52,8 +52,9 @@ def _found() -> tuple[tuple[TaskType, ...], tuple[plugins.Problem, ...]]:
     from hivemind_p2p.tasks.library.bundle import BundleTask
     from hivemind_p2p.tasks.library.command import CommandTask
     from hivemind_p2p.tasks.library.function import FunctionTask
+    from hivemind_p2p.tasks.library.mapping import MapTask
 
-    return plugins.load((FunctionTask(), CommandTask(), BundleTask()), plugins.installed())
+    return plugins.load((FunctionTask(), MapTask(), CommandTask(), BundleTask()), plugins.installed())
 
 
 def task_type(name: str) -> TaskType:

@@ -39,6 +39,7 @@ class TaskServiceStatistics:
     cancelled: int = 0
     earned: int = 0
     unpaid: int = 0
+    rejected: int = 0
 
 
 class TaskService:
@@ -68,7 +69,7 @@ class TaskService:
         self.slots = max(1, int(lent.cpus))
         self.admission = Admission(lent)
         self._sessions: set[Session] = set()
-        self.completed = self.failed = self.cancelled = self.earned = self.unpaid = 0
+        self.completed = self.failed = self.cancelled = self.earned = self.unpaid = self.rejected = 0
         network.serve(wire.PROTOCOL, self._converse, most_at_once=MOST_CALLS)
 
     def statistics(self) -> TaskServiceStatistics:
@@ -82,6 +83,7 @@ class TaskService:
             cancelled=self.cancelled,
             earned=self.earned,
             unpaid=self.unpaid,
+            rejected=self.rejected,
         )
 
     async def _converse(self, channel: Channel) -> None:

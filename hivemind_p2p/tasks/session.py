@@ -41,6 +41,12 @@ MOST_SHARED: Final = 64
 MOST_SHARED_BYTES: Final = 64 << 20
 """Shared parts that are kept for one caller; it sends again what was dropped."""
 
+MOST_PRINTED: Final = 1 << 20
+"""Bytes of output that wait for a slow caller; what is printed meanwhile is left out, but for its end."""
+
+MOST_UNJUDGED: Final = 4096
+"""Results that one caller may have without saying whether it accepts them."""
+
 MOST_GATHERING: Final = 256 << 20
 """Bytes of payloads that one caller may have under way in pieces."""
 
@@ -72,9 +78,20 @@ class _News:
     started: list[int] = field(default_factory=list)
     wanted: list[int] = field(default_factory=list)
     refused: list[tuple[list[int], HivemindError]] = field(default_factory=list)
-    printed: deque[tuple[int, bytes]] = field(default_factory=deque)
+    printed: deque[tuple[int, bytearray]] = field(default_factory=deque)
+    printed_bytes: int = 0
     pieces: deque[Piece] = field(default_factory=deque)
     large: dict[int, Ended] = field(default_factory=dict)
+
+    def print(self, number: int, data: bytes) -> None:
+        """Adds what a task has printed."""
+        if self.printed_bytes + len(data) > MOST_PRINTED:
+            return
+        self.printed_bytes += len(data)
+        if self.printed and self.printed[-1][0] == number and len(self.printed[-1][1]) < columns.INLINE_BYTES // 2:
+            self.printed[-1][1].extend(data)
+        else:
+            self.printed.append((number, bytearray(data)))
 
     def __bool__(self) -> bool:
         return bool(self.ended or self.started or self.wanted or self.refused or self.printed or self.pieces)
@@ -103,6 +120,7 @@ class Session:
         self._ever_allowed = self._leaving = False
         self._bill_prefix = ""
         self._settle_by: dict[int, float] = {}
+        self._unjudged: OrderedDict[int, tuple[Credits, str]] = OrderedDict()
 
     async def run(self) -> None:
         """Until the caller closes the channel, leaves it idle, or breaks the rules."""
@@ -161,6 +179,7 @@ class Session:
             raise ProtocolError(f"peer {self._caller} sent bytes that belong to nothing")
         for number in message.cancelled:
             self._cancel(number)
+        self._judge(message.accepted, message.rejected)
         if message.take_back:
             self._take_back()
         self._leaving = self._leaving or message.leaving
@@ -316,7 +335,7 @@ class Session:
         """It has printed something."""
         held = self._of_work.get(work)
         if held is not None:
-            self._news.printed.append((held.number, data))
+            self._news.print(held.number, data)
             self._bell.set()
 
     def ended(self, work: Work, outcome: Outcome) -> None:
@@ -332,7 +351,7 @@ class Session:
         cost = Credits(0)
         if service.earner is not None and outcome.error_code not in UNBILLED:
             cost = cost_of(outcome.usage, service.prices, held.kind.max_cost)
-            self._tab.done(cost, held.kind.task_type, trio.current_time())
+            self._charge(held, cost)
         ended = Ended(held.number, outcome, cost)
         if len(outcome.payload) > columns.INLINE_BYTES:
             self._news.pieces.append(Piece(held.number, False, memoryview(outcome.payload)))
@@ -376,9 +395,8 @@ class Session:
             if news.pieces:
                 await self._write_piece(news.pieces[0])
             message = FromWorker()
-            parts = self._results(message)
-            if news.printed and not parts:
-                parts = self._printed(message)
+            # What a task printed goes before its result: its caller listens no longer than that.
+            parts = self._printed(message) or self._results(message)
             message.started.extend(news.started)
             message.wanted_shared.extend(news.wanted)
             for numbers, error in news.refused:
@@ -404,6 +422,7 @@ class Session:
         size = 0
         while self._news.printed and size < columns.INLINE_BYTES:
             number, data = self._news.printed.popleft()
+            self._news.printed_bytes -= len(data)
             message.printed.numbers.append(number)
             message.printed.sizes.append(len(data))
             parts.append(data)
@@ -434,6 +453,25 @@ class Session:
         await earner.admit(self._caller, allowance.payment, limit=limit)
         self._ever_allowed = True
         self._tab.allow(limit, trio.current_time())
+
+    def _charge(self, held: _Held, cost: Credits) -> None:
+        """Notes what a task costs: at once, or once its caller has accepted what came of it."""
+        if not held.kind.judged:
+            self._tab.done(cost, held.kind.task_type, trio.current_time())
+            return
+        self._unjudged[held.number] = cost, held.kind.task_type
+        if len(self._unjudged) > MOST_UNJUDGED:
+            self._service.unpaid += self._unjudged.popitem(last=False)[1][0]
+
+    def _judge(self, accepted: Iterable[int], rejected: Iterable[int]) -> None:
+        for number in accepted:
+            if (unjudged := self._unjudged.pop(number, None)) is not None:
+                self._tab.done(*unjudged, trio.current_time())
+                self._bell.set()
+        for number in rejected:
+            if self._unjudged.pop(number, None) is not None:
+                self._service.rejected += 1
+                _events.warning("result_rejected", caller=self._caller)
 
     def _take_back(self) -> None:
         """The caller has nothing under way; what was set aside for more is free again."""

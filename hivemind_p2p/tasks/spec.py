@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from hivemind_p2p.tasks.quorum import Agreed
 from hivemind_p2p.types import CREDIT, Credits, Needs, PeerId, Prices, SharedPart, Usage
 
 MAX_PAYLOAD_BYTES: Final = 64 << 20
@@ -45,9 +46,9 @@ class TaskState(enum.StrEnum):
 
 _ENDS: Final = frozenset((TaskState.FAILED, TaskState.CANCELLED))
 _NEXT: Final[dict[TaskState, frozenset[TaskState]]] = {
-    TaskState.PENDING: _ENDS | {TaskState.QUEUED},
-    TaskState.QUEUED: _ENDS | {TaskState.ASSIGNED},
-    TaskState.ASSIGNED: _ENDS | {TaskState.QUEUED, TaskState.RUNNING},
+    TaskState.PENDING: _ENDS | {TaskState.QUEUED, TaskState.TIMED_OUT},
+    TaskState.QUEUED: _ENDS | {TaskState.ASSIGNED, TaskState.TIMED_OUT},
+    TaskState.ASSIGNED: _ENDS | {TaskState.QUEUED, TaskState.RUNNING, TaskState.TIMED_OUT},
     TaskState.RUNNING: _ENDS | {TaskState.QUEUED, TaskState.COMPLETED, TaskState.TIMED_OUT},
     TaskState.COMPLETED: frozenset(),
     TaskState.FAILED: frozenset(),
@@ -73,6 +74,12 @@ class TaskSpec:
         idempotent: Whether it may run more than once; if not, one that may have begun is never begun again.
         priority: Higher ones go first among the caller's own.
         stream_output: Whether what it prints comes while it runs.
+        max_retries: Times that it is given to another peer after one lost or refused it.
+        deadline: Seconds from its start here after which it is given up; None for never.
+        judged: Whether it is paid only once its result was accepted (`Course.judge`).
+        keep: Whether a worker goes on with it, and keeps its result for a while, when the caller is lost.
+        peers: The only ones that may run it; None for all.
+        excluded: Those that may not.
     """
 
     task_id: str
@@ -84,6 +91,12 @@ class TaskSpec:
     idempotent: bool = True
     priority: int = 0
     stream_output: bool = False
+    max_retries: int = 3
+    deadline: float | None = None
+    judged: bool = False
+    keep: bool = False
+    peers: frozenset[PeerId] | None = None
+    excluded: frozenset[PeerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,7 @@ class TaskResult:
         peer: Who ran it.
         usage: What it took there, as the peer says.
         output: The end of what it printed.
+        verdict: Who agreed about it, where several peers were asked.
     """
 
     value: Any
@@ -103,6 +117,7 @@ class TaskResult:
     peer: PeerId
     usage: Usage
     output: str = ""
+    verdict: Agreed | None = None
 
 
 class TaskListener(Protocol):

@@ -8,6 +8,7 @@ from hivemind_p2p import errors
 from hivemind_p2p.defaults import REQUEST_DEADLINE
 from hivemind_p2p.errors import HivemindError, ProtocolError, TaskError, TaskFailedError
 from hivemind_p2p.proto import tasks_pb2
+from hivemind_p2p.tasks.raised import failed
 from hivemind_p2p.types import PeerId
 
 PROTOCOL: Final = "/hivemind/tasks/2"
@@ -42,11 +43,11 @@ def read_error(report: tasks_pb2.Report, peer: PeerId) -> HivemindError | None:
     if not report.error_code:
         return None
     message = f"on peer {peer}: {printable(report.error_message)}"
+    if report.error_code == TaskFailedError.code():
+        return failed(message, report.exception[:64], printable(report.remote_traceback))
     error = errors.from_code(report.error_code[:64], message)
     if not isinstance(error, TaskError):
         raise ProtocolError(f"peer {peer} reported {printable(report.error_code[:64])!r} as a task's error")
-    if isinstance(error, TaskFailedError):
-        error.remote_traceback = printable(report.remote_traceback)
     return error
 
 

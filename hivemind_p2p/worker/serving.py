@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hivemind_p2p.errors import HivemindError, TaskFailedError, TaskMemoryError
 from hivemind_p2p.proto.tasks_pb2 import Report
 from hivemind_p2p.tasks import registry, values
+from hivemind_p2p.tasks.raised import closest_builtin
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 from hivemind_p2p.worker import limits, packets
 from hivemind_p2p.worker.packets import MAX_MESSAGE, MAX_OUTPUT, MAX_TRACEBACK
@@ -198,6 +199,7 @@ def _report(code: str, message: str, error: BaseException) -> Report:
         error_code=code,
         error_message=_plain(message[:MAX_MESSAGE]),
         remote_traceback=_plain(_traceback(error)[-MAX_TRACEBACK:]),
+        exception=closest_builtin(error),
     )
 
 
@@ -208,7 +210,9 @@ def _plain(text: str) -> str:
 
 def _describe(error: BaseException) -> str:
     lines = traceback.format_exception_only(type(error), error)
-    return lines[-1].strip() if lines else type(error).__name__
+    notes = len(getattr(error, "__notes__", ()))  # they come last, one a line or more
+    said = lines[: len(lines) - notes] if 0 < notes < len(lines) else lines
+    return said[-1].strip() if said else type(error).__name__
 
 
 def _traceback(error: BaseException) -> str:

@@ -283,6 +283,7 @@ def outcome_of(usage: Usage, reply: Reply) -> Outcome:
         error_message=report.error_message[:MAX_MESSAGE],
         remote_traceback=report.remote_traceback,
         output=report.output,
+        exception=report.exception[:64],
     )
 
 

@@ -16,13 +16,9 @@ from pathlib import Path
 import pytest
 
 import hivemind_p2p as hm
-from hivemind_p2p.async_hive import MAX_COST
 from hivemind_p2p.errors import TaskLostError
-from hivemind_p2p.job import Job, new_job_id
+from hivemind_p2p.job import Job
 from hivemind_p2p.local import LocalHive
-from hivemind_p2p.tasks.library.packing import pack_parts
-from hivemind_p2p.tasks.spec import TaskSpec
-from hivemind_p2p.types import Needs
 
 PEERS, TASKS_A_SECOND = 4, 300
 DEADLINE = 120.0
@@ -68,14 +64,8 @@ class Killer(threading.Thread):
 
 
 def begin(hive: LocalHive, folder: Path, count: int, *, idempotent: bool) -> list[Job[int]]:
-    jobs = []
-    for number in range(count):
-        shared, payload = pack_parts(note, (str(folder), number))
-        job: Job[int] = Job(new_job_id(), "note")
-        spec = TaskSpec(job.id, "function/1", payload, Needs(), MAX_COST, shared, idempotent=idempotent)
-        hive._asynchronous.start(job, spec)
-        jobs.append(job)
-    return jobs
+    tasks = hive.with_options(idempotent=idempotent)
+    return [tasks.submit(note, str(folder), number) for number in range(count)]
 
 
 def traces(folder: Path) -> Counter[int]:

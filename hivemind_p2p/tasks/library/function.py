@@ -49,11 +49,15 @@ class FunctionTask:
 
     def run_shared(self, shared: bytes, payload: memoryview) -> Any:
         """The same for what `packing.pack_parts` packed: the function, and apart from it its arguments."""
-        function = self._functions.get(shared) or self._unpack(shared)
+        function = self.unpacked(shared)
         if not payload:
             return function()
         args, kwargs = pickle.loads(payload)  # noqa: S301 - as above
         return function(*args, **kwargs)
+
+    def unpacked(self, shared: bytes) -> Callable[..., Any]:
+        """The function of a shared part, kept for the next call."""
+        return self._functions.get(shared) or self._unpack(shared)
 
     def _unpack(self, shared: bytes) -> Callable[..., Any]:
         function: Callable[..., Any] = pickle.loads(shared)  # noqa: S301 - as above
@@ -84,6 +88,11 @@ def pack_arguments(
     """The arguments for a function alone; raises what `pack` does."""
     plain = (tuple(args), dict(kwargs or {}))
     return _packed(plain, function, *plain)
+
+
+def pack_value(value: Any, function: Callable[..., Any], items: Sequence[Any]) -> bytes:
+    """Something else for a function of several items; raises what `pack` does."""
+    return _packed(value, function, tuple(items), {})
 
 
 def travels_by_value(module: ModuleType) -> bool:
