@@ -10,17 +10,16 @@ import importlib
 import json
 import runpy
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.models import TyperInfo
 
-from hivemind_p2p import __version__, swarm_commands
+from hivemind_p2p import __version__, model_commands, swarm_commands
 from hivemind_p2p.doctor import command as doctor_command
 from hivemind_p2p.errors import ConfigurationError, TaskTimeoutError
 from hivemind_p2p.options import (
@@ -33,11 +32,8 @@ from hivemind_p2p.options import (
     Username,
     Verbose,
 )
-from hivemind_p2p.program import configure_logs, reported_errors, say_ready, wait_for_the_end
+from hivemind_p2p.program import connected, print_json, reported_errors, say_ready, wait_for_the_end
 from hivemind_p2p.running import command as running_command
-
-if TYPE_CHECKING:
-    from hivemind_p2p.hive import Hive
 
 app = typer.Typer(
     help="Lend this machine to a hive, or use a hive from the command line.",
@@ -50,6 +46,8 @@ doctor = app.command()(doctor_command.doctor)
 run = app.command()(running_command.run)
 pause = app.command()(running_command.pause)
 resume = app.command()(running_command.resume)
+generate = app.command()(model_commands.generate)
+embed = app.command()(model_commands.embed)
 app.registered_groups = [TyperInfo(swarm_commands.app, name="swarm")]
 
 
@@ -91,11 +89,11 @@ def status(
     verbose: Verbose = False,
 ) -> None:
     """Show who is in the hive, what they lend, and the account's balance."""
-    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
+    with connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
         peers = [row for row in hive.peers() if not row.is_me]
         balance = hive.balance() if hive.has_account else None
         if as_json:
-            _print_json({"peers": [_plain(row) for row in peers], "balance": _plain(balance)})
+            print_json({"peers": [_plain(row) for row in peers], "balance": _plain(balance)})
             return
         from rich.console import Console
 
@@ -122,14 +120,14 @@ def submit(
     with reported_errors(verbose=verbose):
         called = _find_function(function)
         values = [_json_or_text(argument) for argument in arguments or []]
-    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
+    with connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
         job = hive.submit(called, *values)
         try:
             result = job.result(timeout)
         except TimeoutError as error:
             raise TaskTimeoutError(f"no result within {timeout:g} s", hint="Wait longer with --timeout.") from error
         if as_json:
-            _print_json({"result": result, "peer": job.peer, "cost": job.cost})
+            print_json({"result": result, "peer": job.peer, "cost": job.cost})
         else:
             typer.echo(repr(result))
 
@@ -152,7 +150,7 @@ def share(
     from hivemind_p2p.notebook.transfers import hashing, wait_and_watch
 
     limits = {"upload_limit": upload_limit}
-    with _connected(bootstrap, username, identity, hive_key, limits, as_json=as_json, verbose=verbose) as hive:
+    with connected(bootstrap, username, identity, hive_key, limits, as_json=as_json, verbose=verbose) as hive:
         with hashing(path, shown=not as_json):
             link = hive.publish_model(path) if as_model else hive.share(path, torrent=torrent)
             if as_model and torrent is not None:
@@ -179,12 +177,12 @@ def fetch(
     limits = {"upload_limit": upload_limit, "download_limit": download_limit}
     with (
         _kept_until_done(link, to, verbose=verbose) as data,
-        _connected(
+        connected(
             bootstrap, username, identity, hive_key, limits | {"data": data}, as_json=as_json, verbose=verbose
         ) as hive,
     ):
         path = hive.fetch(link, to, progress=not as_json)
-        _print_json({"path": str(path)}) if as_json else typer.echo(str(path))
+        print_json({"path": str(path)}) if as_json else typer.echo(str(path))
 
 
 @contextmanager
@@ -202,33 +200,6 @@ def _kept_until_done(link: str, to: Path, *, verbose: bool) -> Iterator[Path]:
 
 
 @app.command()
-def generate(
-    link: Annotated[str, typer.Argument(help="The link of a published model.")],
-    prompt: Annotated[str, typer.Argument(help="What to go on with.")],
-    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to add at most.", min=1)] = 50,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    bootstrap: Bootstrap = None,
-    username: Username = None,
-    identity: Identity = None,
-    hive_key: HiveKeyFile = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Generate text with a model that is spread over the hive."""
-    with _connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
-        model = hive.load_model(link, progress=not as_json)
-        pieces = model.generate(prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stream=True)
-        if as_json:
-            _print_json({"text": prompt + "".join(pieces)})
-            return
-        typer.echo(prompt, nl=False)
-        for piece in pieces:
-            typer.echo(piece, nl=False)
-        typer.echo()
-
-
-@app.command()
 def new_hive_key(
     file: Annotated[Path, typer.Argument(help="Where to write it; must not exist yet.")],
     as_json: AsJson = False,
@@ -241,35 +212,12 @@ def new_hive_key(
         key = HiveKey.generate()
         key.write_new(file)
         if as_json:
-            _print_json({"path": str(file), "fingerprint": key.fingerprint})
+            print_json({"path": str(file), "fingerprint": key.fingerprint})
             return
         typer.echo(f"wrote {file}, fingerprint {key.fingerprint}")
         typer.echo(f"  the bootstrap: hivemind-bootstrap run --hive-key {file} ...")
         typer.echo(f"  every member:  hivemind-peer run --hive-key {file} ...")
         typer.echo("  Give it to members in a way that nobody else can read.")
-
-
-@contextmanager
-def _connected(
-    bootstrap: str | None,
-    username: str | None,
-    identity: Path | None,
-    hive_key: Path | None,
-    settings: Mapping[str, Any] | None = None,
-    *,
-    as_json: bool,
-    verbose: bool,
-) -> Iterator[Hive]:
-    """A hive for the time of a command, its errors reported in two lines; `settings` are the command's own."""
-    with reported_errors(verbose=verbose):
-        from hivemind_p2p.hive import connect
-
-        configure_logs(verbose=verbose, as_json=as_json)
-        joined = connect(
-            bootstrap=bootstrap, username=username, identity=identity, hive_key=hive_key, **(settings or {})
-        )
-        with joined as hive:
-            yield hive
 
 
 def _find_function(name: str) -> Callable[..., Any]:
@@ -299,7 +247,3 @@ def _plain(value: Any) -> Any:
     from dataclasses import asdict
 
     return None if value is None else asdict(value)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, default=str) + "\n")

@@ -176,6 +176,46 @@ class Model:
             return self._stream(prompt, max_new_tokens, options)
         return self._portal.call(lambda: self._model.generate(prompt, max_new_tokens=max_new_tokens, **options))
 
+    def embed(
+        self,
+        texts: Texts,
+        *,
+        prompt: str | None = None,
+        normalise: bool | None = None,
+        activations: str | None = None,
+        wait_for_hosts: float | None = None,
+    ) -> Vectors:
+        """The vectors of texts, by an encoder (or a decoder that was made into one).
+
+        Pooling, normalisation, prompts and the length at which texts are cut are those of the checkpoint's folder, as
+        the sentence-transformers library keeps them; without them the vector is the mean of the tokens' hidden states.
+
+        Args:
+            texts: One text, several, or several lists of token ids.
+            prompt: The name of one of the folder's prompts, which is put before each text.
+            normalise: Whether vectors get the length 1; by default what the folder says.
+            activations: See `generate`.
+            wait_for_hosts: See `generate`.
+
+        Returns:
+            A numpy array of shape (texts, size), float32; of one text (size,).
+
+        Raises:
+            PromptTooLongError: Token ids do not fit the model's context; a text would be cut.
+            MissingLayersError: Some layers have no host any more; the message names them.
+            GenerationError: It failed and no other route was left.
+            UnsupportedModelError: The folder asks for a pooling that is not known here.
+        """
+        return self._portal.call(
+            lambda: self._model.embed(
+                texts,
+                prompt=prompt,
+                normalise=normalise,
+                activations=activations,
+                wait_for_hosts=wait_for_hosts,
+            )
+        )
+
     def to_transformers(
         self, *, activations: str | None = None, wait_for_hosts: float | None = None
     ) -> HiveForCausalLM:

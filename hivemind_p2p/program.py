@@ -7,15 +7,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import HivemindError
 from hivemind_p2p.interfaces import TaskStatus
+
+if TYPE_CHECKING:
+    from hivemind_p2p.hive import Hive
 
 
 def start_quickly() -> None:
@@ -153,3 +157,31 @@ def find_error(error: BaseException) -> HivemindError | None:
 def configure_logs(*, verbose: bool, as_json: bool) -> None:
     """Logs to stderr: warnings, or everything with -v; as JSON lines where the output is."""
     telemetry.configure("debug" if verbose else "warning", as_json=as_json)
+
+
+@contextmanager
+def connected(
+    bootstrap: str | None,
+    username: str | None,
+    identity: Path | None,
+    hive_key: Path | None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    as_json: bool,
+    verbose: bool,
+) -> Iterator[Hive]:
+    """A hive for the time of a command, its errors reported in two lines; `settings` are the command's own."""
+    with reported_errors(verbose=verbose):
+        from hivemind_p2p.hive import connect
+
+        configure_logs(verbose=verbose, as_json=as_json)
+        joined = connect(
+            bootstrap=bootstrap, username=username, identity=identity, hive_key=hive_key, **(settings or {})
+        )
+        with joined as hive:
+            yield hive
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as one line of JSON."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")

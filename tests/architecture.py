@@ -52,6 +52,7 @@ LAYERS = {
     "options": 7,
     "program": 7,
     "running": 7,
+    "model_commands": 7,
     "swarm_commands": 7,
     "tables": 7,
     "demo": 7,

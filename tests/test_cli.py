@@ -68,7 +68,7 @@ class Row:
 
 
 def test_json_of_amounts_is_exact(capsys):
-    cli._print_json({"row": cli._plain(Row(Decimal("0.000210"))), "none": cli._plain(None)})
+    cli.print_json({"row": cli._plain(Row(Decimal("0.000210"))), "none": cli._plain(None)})
     assert json.loads(capsys.readouterr().out) == {"row": {"amount": "0.000210"}, "none": None}
 
 

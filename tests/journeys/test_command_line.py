@@ -103,6 +103,9 @@ def test_generate(joins):
         text = told("generate", link, "def main(", "--max-new-tokens", "12", env=joins)["text"]
         assert text.startswith("def main(")
         assert len(text) > len("def main(") + 12
+        scored = told("generate", link, "def main(", "--max-new-tokens", "5", "--log-probabilities", "3", env=joins)
+        assert text.startswith(scored["text"])
+        assert len(scored["tokens"]) == 5
         assert share.end(signal.SIGTERM) == 0
         assert share.errors == ""
 
@@ -158,7 +161,7 @@ def test_version_and_help():
     for told, word in zip(versions, ("hivemind_p2p", "hivemind_bootstrap"), strict=True):
         assert (told[0], told[1].split()[0], told[2]) == (0, word, "")
     assert code == 0
-    for command in ("run", "demo", "status", "submit", "share", "fetch", "generate"):
+    for command in ("run", "demo", "status", "submit", "share", "fetch", "generate", "embed"):
         assert re.search(rf"\b{command}\b", out)
 
 
