@@ -172,6 +172,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             download=TokenBucket(settings.download_limit),
             storage=settings.storage,
             wait_for_room=settings.wait_for_room,
+            helpers=True,
         )
         content = SwarmService(
             network,

@@ -51,6 +51,7 @@ class Limits:
         storage: Bytes that fetched contents may take in this peer's own folder; 0 for as many as there are. The least
             recently used go when there are more, but none that is pinned or in use.
         wait_for_room: Seconds for which a fetch waits on a full disk for room.
+        helpers: Whether it may start processes that hash.
     """
 
     upload: TokenBucket = field(default_factory=TokenBucket)
@@ -58,6 +59,7 @@ class Limits:
     slots: int = SLOTS
     storage: int = 0
     wait_for_room: float = WAIT_FOR_ROOM
+    helpers: bool = False
 
 
 Pieces: TypeAlias = "Sequence[tuple[int, memoryview]]"
@@ -143,6 +145,11 @@ class Exchange:
 
     def __contains__(self, peer: object) -> bool:
         return peer in self._conversations
+
+    @property
+    def may_have_helpers(self) -> bool:
+        """Whether processes may be started that hash."""
+        return self._limits.helpers
 
     @property
     def active(self) -> bool:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
-from typing import TypeAlias
 
 import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.bt.concurrency import RunSync, nursery_of_one
 from hivemind_p2p.bt.conversation import patience, send
-from hivemind_p2p.bt.exchange import USUAL_PAYLOAD, WAIT_FOR_ROOM, Exchange, Pieces
+from hivemind_p2p.bt.exchange import WAIT_FOR_ROOM, Exchange, Pieces
 from hivemind_p2p.bt.piece_map import PieceMap
 from hivemind_p2p.bt.sources import FIRST_WAIT, LONGEST_WAIT, Sources
+from hivemind_p2p.bt.storing import Arrival, Storer
 from hivemind_p2p.bt.wire import Hello
 from hivemind_p2p.defaults import IDLE_DEADLINE
-from hivemind_p2p.errors import DiskFullError, HivemindError, NoSourceError
+from hivemind_p2p.errors import HivemindError, NoSourceError
 from hivemind_p2p.interfaces import Channel, Progress
 from hivemind_p2p.types import FetchProgress, PeerId, PeerInfo
 
@@ -37,25 +36,7 @@ HOPE = 300.0
 MOST_ATTEMPTS = 5
 """Times that a source is tried without getting a piece from it."""
 
-LOOK_FOR_ROOM = 2.0
-"""Seconds between two tries to write to a full disk."""
-
-STORERS = 2
-"""Threads that check and write: one hashes while the other writes. More would wait for the interpreter's lock."""
-
-WAITING_BYTES = 8 * 1024 * 1024
-"""Bytes of pieces that wait to be checked and written before receiving pauses."""
-
-BATCH_BYTES = 4 * 1024 * 1024
-"""Bytes of pieces that are checked and written in one go, if as many wait: opening a file and noting down what is in it
-then costs little."""
-
-ROOM_HINT = "Free some room: the fetch goes on by itself."
-
 _events = telemetry.source("swarm")
-
-_Arrival: TypeAlias = "tuple[PeerId, int, memoryview]"
-_Message: TypeAlias = "tuple[PeerId, Pieces, memoryview]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +97,6 @@ class Fetch:
         self._content = exchange.content
         self._manifest = exchange.content.store.manifest
         self._wish = wish
-        self._run_sync = run_sync
         self._begin = begin
         self._announce: Callable[[], Awaitable[None]] | None = announce
         self._progress = progress
@@ -126,8 +106,9 @@ class Fetch:
         self._dialling: set[PeerId] = set()
         self._done = trio.Event()
         self._look = trio.Event()
-        waiting = max(2, WAITING_BYTES // max(self._manifest.piece_length, USUAL_PAYLOAD))
-        self._arrivals, self._to_store = trio.open_memory_channel[_Message](waiting)
+        self._storer = Storer(
+            exchange, run_sync=run_sync, wait_for_room=wish.wait_for_room, stored=self._stored, waits=self._waits
+        )
 
     async def run(self) -> None:
         """Returns once every missing piece is stored.
@@ -142,8 +123,8 @@ class Fetch:
         try:
             async with nursery_of_one() as nursery:
                 self._nursery = nursery
-                for _ in range(STORERS):
-                    nursery.start_soon(self._store_arrivals)
+                missing_bytes = self._wanted_bytes - wish.had_bytes
+                nursery.start_soon(partial(self._storer.run, missing_bytes=missing_bytes))
                 begun = self._member.want(
                     wish.missing,
                     urgent=wish.urgent,
@@ -166,14 +147,11 @@ class Fetch:
     @property
     def behind(self) -> bool:
         """Whether pieces wait for this peer's disk."""
-        return bool(self._content.paused) or self._arrivals.statistics().tasks_waiting_send > 0
+        return self._storer.behind
 
     async def take(self, peer: PeerId, pieces: Pieces, memory: memoryview) -> None:
         """Takes pieces that are to be checked and stored; waits where too many do already."""
-        try:
-            await self._arrivals.send((peer, pieces, memory))
-        except trio.BrokenResourceError:
-            return  # the fetch has ended meanwhile
+        await self._storer.take(peer, pieces, memory)
 
     def dial(self, info: PeerInfo) -> None:
         """Begins a conversation with somebody who was told of."""
@@ -235,48 +213,10 @@ class Fetch:
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
-    async def _store_arrivals(self) -> None:
-        while True:
-            messages = [await self._to_store.receive()]
-            while sum(len(memory) for _, _, memory in messages) < BATCH_BYTES:
-                try:
-                    messages.append(self._to_store.receive_nowait())
-                except trio.WouldBlock:
-                    break
-            batch = [(peer, *piece) for peer, pieces, _ in messages for piece in pieces]
-            await self._store_all(sorted(batch, key=itemgetter(1)))
-            for _, _, memory in messages:
-                self._exchange.buffers.give_back(memory)
-
-    async def _store_all(self, batch: list[_Arrival]) -> None:
-        give_up_at: float | None = None
-        while batch:
-            right, failure = await self._run_sync(partial(self._store, batch))
-            if right and any(right):
-                give_up_at = None
-            self._stored(batch, right)
-            del batch[: len(right)]
-            if failure is None:
-                continue
-            now = trio.current_time()
-            give_up_at = give_up_at or now + self._wish.wait_for_room
-            if not isinstance(failure, DiskFullError) or now >= give_up_at:
-                raise failure
-            self._pause(failure)
-            await trio.sleep(min(LOOK_FOR_ROOM, give_up_at - now))
-
-    def _pause(self, failure: DiskFullError) -> None:
-        """Nothing is asked for meanwhile: who waits to hand over a piece waits on."""
+    def _waits(self) -> None:
         if not self._content.paused:
-            self._content.paused = failure.message
-            _events.warning("fetch_paused", content=self._manifest.name, reason=failure.message, hint=ROOM_HINT)
-        self._tell()
-
-    def _go_on(self) -> None:
-        if self._content.paused:
-            self._content.paused = ""
             self._attempts.clear()  # whoever was left meanwhile was left for this peer's sake
-            _events.warning("fetch_goes_on", content=self._manifest.name)
+        self._tell()
 
     def _tell(self) -> None:
         if self._progress is None:
@@ -293,11 +233,7 @@ class Fetch:
             )
         )
 
-    def _store(self, batch: Sequence[_Arrival]) -> tuple[list[bool], HivemindError | None]:
-        """Which of them were right and are stored, and what kept the rest from being stored. Blocks."""
-        return self._content.store.write_batch([(piece, data) for _, piece, data in batch])
-
-    def _stored(self, batch: Sequence[_Arrival], right: Sequence[bool]) -> None:
+    def _stored(self, batch: Sequence[Arrival], right: Sequence[bool]) -> None:
         stored: list[int] = []
         for (peer, piece, _), is_right in zip(batch, right, strict=False):
             if not is_right:
@@ -310,7 +246,6 @@ class Fetch:
             self._attempts.setdefault(peer, _Attempts()).count = 0
             if self._wish.piece_map is not None:
                 self._wish.piece_map.add(piece)
-            self._go_on()
             self._tell()
         self._content.arrived(stored)
         if stored and self._announce is not None:

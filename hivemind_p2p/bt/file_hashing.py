@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,15 @@ from pathlib import Path
 from hivemind_p2p.bt.concurrency import RunSync, nursery_of_one
 from hivemind_p2p.bt.hash_book import Fingerprint
 from hivemind_p2p.bt.hashing import READ, SPAN, hash_span, piece_leaves
+from hivemind_p2p.bt.helpers import Helper, HelperError, start_helper
 from hivemind_p2p.bt.metainfo import choose_piece_length
 from hivemind_p2p.errors import ContentError
 
 MOST_TOGETHER = 256
 """Short files that are hashed in one go: opening so many takes as long as hashing a few megabytes."""
+
+WORTH_HELPERS = 128 * 1024 * 1024
+"""Bytes from which on helper processes hash: threads get in each other's way, but processes take 0.1 s to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +56,36 @@ class _Span:
     stop: int
 
 
-async def hash_files(files: Sequence[FoundFile], run_sync: RunSync) -> dict[FoundFile, bytes]:
+async def hash_files(files: Sequence[FoundFile], run_sync: RunSync, *, helpers: bool = False) -> dict[FoundFile, bytes]:
     """The piece layer of each file, for the piece length that it has when it is shared by itself.
+
+    Args:
+        files: Files.
+        run_sync: Runs what blocks.
+        helpers: Whether processes may be started for it, one a core, where there is much to hash.
 
     Raises:
         ContentError: A file cannot be read, or changed meanwhile.
     """
     hashed: dict[FoundFile, bytearray] = {file: bytearray(_layer_bytes(file)) for file in files}
     jobs = _jobs(files)
+    size = sum(file.length for file in files)
+    workers = min(os.cpu_count() or 1, len(files) + size // SPAN)
+    with_helpers = helpers and workers > 1 and size >= WORTH_HELPERS
 
     async def work() -> None:
-        for job in jobs:
-            for span, layer in zip(job, await run_sync(partial(_hash, job)), strict=True):
-                at = _layer_bytes(span.file, span.start)
-                hashed[span.file][at : at + len(layer)] = layer
+        helper = await run_sync(start_helper) if with_helpers else None
+        try:
+            for job in jobs:
+                for span, layer in zip(job, await run_sync(partial(_hash_by, helper, job)), strict=True):
+                    at = _layer_bytes(span.file, span.start)
+                    hashed[span.file][at : at + len(layer)] = layer
+        finally:
+            if helper is not None:
+                helper.close()
 
     async with nursery_of_one() as nursery:
-        for _ in range(min(os.cpu_count() or 1, len(files) + sum(file.length for file in files) // SPAN)):
+        for _ in range(workers):
             nursery.start_soon(work)
     await run_sync(partial(_check_unchanged, files))
     return {file: bytes(layer) for file, layer in hashed.items()}
@@ -94,17 +112,31 @@ def _jobs(files: Sequence[FoundFile]) -> Iterator[list[_Span]]:
         yield together
 
 
+def _hash_by(helper: Helper | None, job: Sequence[_Span]) -> list[bytes]:
+    """The layers of spans, by a helper if there is one that answers and can read them."""
+    if helper is not None:
+        # What it cannot read is tried here: either it can be read after all, or the error names the file.
+        with suppress(HelperError, OSError, EOFError):
+            return helper.hash([(str(span.file.path), span.start, span.stop, _leaves(span.file)) for span in job])
+    return _hash(job)
+
+
 def _hash(job: Sequence[_Span]) -> list[bytes]:
     layers = []
     buffer = memoryview(bytearray(READ))
     for span in job:
-        leaves = piece_leaves(span.file.length, choose_piece_length(span.file.length))
         try:
-            layer = hash_span(span.file.path, start=span.start, stop=span.stop, leaves=leaves, buffer=buffer)
+            layer = hash_span(
+                span.file.path, start=span.start, stop=span.stop, leaves=_leaves(span.file), buffer=buffer
+            )
         except (OSError, EOFError) as error:
             raise ContentError(f"cannot read {span.file.path}: {error}") from error
         layers.append(layer)
     return layers
+
+
+def _leaves(file: FoundFile) -> int:
+    return piece_leaves(file.length, choose_piece_length(file.length))
 
 
 def _check_unchanged(files: Sequence[FoundFile]) -> None:

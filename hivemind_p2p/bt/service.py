@@ -163,7 +163,9 @@ class SwarmService:
         """
         await self._load()
         found = await self._run_sync(partial(sharing.scan, path))
-        manifest, stamps = await sharing.make_manifest(found, book=self._book, run_sync=self._run_sync)
+        manifest, stamps = await sharing.make_manifest(
+            found, book=self._book, run_sync=self._run_sync, helpers=self._limits.helpers
+        )
         async with self._locks[manifest.infohash]:
             content = self._contents.get(manifest.infohash)
             if content is None or not await self._run_sync(partial(content.store.intact, range(manifest.pieces))):

@@ -77,13 +77,16 @@ def _found(path: Path, parts: tuple[str, ...]) -> FoundFile:
     return FoundFile(path, parts, status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
 
 
-async def make_manifest(found: Found, *, book: HashBook, run_sync: RunSync) -> tuple[Manifest, dict[str, int]]:
+async def make_manifest(
+    found: Found, *, book: HashBook, run_sync: RunSync, helpers: bool = False
+) -> tuple[Manifest, dict[str, int]]:
     """Hashes what is not known yet, in all cores.
 
     Args:
         found: What `scan` found.
         book: Knows what was hashed before, and remembers what is hashed now.
         run_sync: Runs what blocks.
+        helpers: Whether processes may be started that hash.
 
     Returns:
         The manifest, and the modification time of each file by its path in the content.
@@ -98,7 +101,7 @@ async def make_manifest(found: Found, *, book: HashBook, run_sync: RunSync) -> t
     layers = await run_sync(partial(book.layers, [file.fingerprint for file in files]))
     new = [file for file, layer in zip(files, layers, strict=True) if layer is None and file.length]
     if new:
-        hashed = await hash_files(new, run_sync)
+        hashed = await hash_files(new, run_sync, helpers=helpers)
         await run_sync(partial(book.remember, [(file.fingerprint, hashed[file]) for file in new]))
         layers = [hashed.get(file, layer) for file, layer in zip(files, layers, strict=True)]
     manifest = await run_sync(partial(_build, found, layers))

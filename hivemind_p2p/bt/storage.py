@@ -34,7 +34,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from threading import Lock
 
@@ -278,13 +278,22 @@ class ContentStore:
             raise failure
         return right[0]
 
-    def write_batch(self, batch: Sequence[tuple[int, Buffer]]) -> tuple[list[bool], HivemindError | None]:
+    def write_batch(
+        self, batch: Sequence[tuple[int, Buffer]], checked: Sequence[bool | None] = ()
+    ) -> tuple[list[bool], HivemindError | None]:
         """Checks pieces and puts them in their places; quickest where those of one file stand together.
+
+        Args:
+            batch: Numbers of pieces, and what is to be their bytes.
+            checked: Which of them are known to be right or wrong; None, or nothing at all, for those to be checked.
 
         Returns:
             Whether each was right and is there now, up to the first that could not be written; and why that was.
         """
-        right = [self._is_right(piece, data) for piece, data in batch]
+        right = [
+            self._is_right(piece, data) if known is None else known
+            for (piece, data), known in zip_longest(batch, checked)
+        ]
         for file, numbers in groupby(range(len(batch)), lambda number: self.manifest.piece(batch[number][0]).file):
             group = [number for number in numbers if right[number]]
             written, failure = self._write_to(file, [batch[number] for number in group]) if group else (0, None)

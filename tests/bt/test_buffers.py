@@ -1,5 +1,7 @@
 """Memory that is used again."""
 
+from mmap import mmap
+
 from hivemind_p2p.bt.buffers import SPARE_BYTES, Buffers
 
 
@@ -37,3 +39,44 @@ def test_foreign_memory_is_not_kept():
     buffers = Buffers(1)
     buffers.give_back(memoryview(b"abc"))
     assert buffers.spare_bytes == 0
+
+
+def shared(*lengths):
+    return [mmap(-1, length) for length in lengths]
+
+
+def test_shared_memory_is_used_first_and_again():
+    buffers = Buffers(1024)
+    segments = shared(4096, 4096)
+    buffers.share(segments)
+    views = [buffers.take(1000) for _ in range(3)]
+    assert {id(view.obj) for view in views[:2]} == set(map(id, segments))
+    assert isinstance(views[2].obj, bytearray)
+    for view in views:
+        buffers.give_back(view)
+    assert {id(buffers.take(10).obj), id(buffers.take(10).obj)} == set(map(id, segments))
+
+
+def test_what_is_too_long_for_shared_memory_does_not_cost_it():
+    buffers = Buffers(1024)
+    segments = shared(4096)
+    buffers.share(segments)
+    assert isinstance(buffers.take(5000).obj, bytearray)
+    assert buffers.take(4096).obj is segments[0]
+
+
+def test_shared_memory_outlasts_a_pause():
+    buffers = Buffers(1024)
+    segments = shared(4096)
+    buffers.share(segments)
+    buffers.clear()
+    assert buffers.take(1).obj is segments[0]
+
+
+def test_memory_that_is_shared_no_more_is_forgotten():
+    buffers = Buffers(1024)
+    buffers.share(shared(4096, 4096))
+    view = buffers.take(10)
+    buffers.unshare()
+    buffers.give_back(view)
+    assert isinstance(buffers.take(10).obj, bytearray)

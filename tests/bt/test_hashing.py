@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hivemind_p2p.bt.hashing import (
     BLOCK,
     coarser_layer,
+    hash_mapped,
     hash_span,
     piece_hash,
     piece_leaves,
@@ -36,26 +37,28 @@ def test_the_root_does_not_depend_on_the_piece_length(length, piece_length, patt
 
 
 @pytest.mark.parametrize("length", [1, BLOCK, BLOCK + 1, 3 * 1024 * 1024 + 5])
-def test_a_file_hashes_like_its_bytes(tmp_path, length):
+@pytest.mark.parametrize("hash_file", [hash_span, hash_mapped])
+def test_a_file_hashes_like_its_bytes(tmp_path, length, hash_file):
     data = bytes(range(256)) * (length // 256 + 1)
     data = data[:length]
     path = tmp_path / "file"
     path.write_bytes(data)
     piece_length = 4 * BLOCK
     leaves = piece_leaves(length, piece_length)
-    whole = hash_span(path, start=0, stop=length, leaves=leaves)
+    whole = hash_file(path, start=0, stop=length, leaves=leaves)
     pieces = [piece_hash(data[at : at + piece_length], leaves=leaves) for at in range(0, length, piece_length)]
     assert whole == b"".join(pieces)
     middle = min(piece_length, length)
-    halves = [hash_span(path, start=a, stop=b, leaves=leaves) for a, b in [(0, middle), (middle, length)] if a < b]
+    halves = [hash_file(path, start=a, stop=b, leaves=leaves) for a, b in [(0, middle), (middle, length)] if a < b]
     assert b"".join(halves) == whole
 
 
-def test_a_file_that_shrank_is_noticed(tmp_path):
+@pytest.mark.parametrize("hash_file", [hash_span, hash_mapped])
+def test_a_file_that_shrank_is_noticed(tmp_path, hash_file):
     path = tmp_path / "file"
     path.write_bytes(b"short")
     with pytest.raises(EOFError):
-        hash_span(path, start=0, stop=6, leaves=1)
+        hash_file(path, start=0, stop=6, leaves=1)
 
 
 def test_verify_tells_right_from_wrong():
