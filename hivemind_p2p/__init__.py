@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hivemind_p2p.tasks.options import Options
     from hivemind_p2p.tasks.plugins import task_type
     from hivemind_p2p.tasks.quorum import Quorum
+    from hivemind_p2p.tasks.references import Reference
     from hivemind_p2p.tasks.registry import TaskType
     from hivemind_p2p.types import ByteRange, LayerSpan, Link, Needs, PeerId, Prices
 
@@ -56,6 +57,7 @@ _HOMES = {
     "PeerId": "types",
     "Prices": "types",
     "Quorum": "tasks.quorum",
+    "Reference": "tasks.references",
     "ScoredText": "sharding.results",
     "ScoredToken": "sharding.results",
     "TaskType": "tasks.registry",
@@ -80,6 +82,7 @@ __all__ = [
     "PeerId",
     "Prices",
     "Quorum",
+    "Reference",
     "ScoredText",
     "ScoredToken",
     "TaskType",

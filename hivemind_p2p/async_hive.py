@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -24,6 +27,7 @@ from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
 from hivemind_p2p.task_methods import TaskMethods
 from hivemind_p2p.tasks.options import Options
+from hivemind_p2p.tasks.references import INLINE_BYTES, Reference
 from hivemind_p2p.tasks.special import SpecialTasks
 from hivemind_p2p.types import ByteRange, FileEntry, Link
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, peer_rows
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from hivemind_p2p.interfaces import Progress
     from hivemind_p2p.sharding.model import LoadProgress
     from hivemind_p2p.tasks.spec import TaskSpec
+
+T = TypeVar("T")
 
 _events = telemetry.source("hive")
 
@@ -47,6 +53,8 @@ class AsyncHive(TaskMethods):
         self._token = trio.lowlevel.current_trio_token()
         self._inbox: deque[tuple[Job[Any], TaskSpec, Options]] = deque()
         self._rung = False
+        self._put_folder: Path | None = None
+        self._put_count = itertools.count()
         self._open: set[JobListener] = set()
         accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
         self._special = SpecialTasks(peer.tasks, peer.offers, accounts, peer.peer_id, nursery)
@@ -57,6 +65,30 @@ class AsyncHive(TaskMethods):
         if not self._rung:
             self._rung = True
             self.from_anywhere(self._take_inbox)
+
+    async def put(self, value: T) -> Reference[T]:
+        """Packs a value that many tasks use once, for as long as this hive is open.
+
+        Returns:
+            What stands for it in the arguments of tasks, however deep: the function gets the value. A peer fetches it
+            once, from whoever has it by then, and keeps it for the next task.
+
+        Raises:
+            NotSerializableError: It cannot be packed.
+        """
+        from hivemind_p2p.tasks.library.function import pack_file
+
+        if self._put_folder is None:
+            self.peer.folder.joinpath("put").mkdir(exist_ok=True)
+            self._put_folder = Path(tempfile.mkdtemp(dir=self.peer.folder / "put"))
+        path = self._put_folder / f"value-{next(self._put_count)}"
+        await trio.to_thread.run_sync(pack_file, value, path)
+        length = path.stat().st_size
+        if length <= INLINE_BYTES:
+            data = path.read_bytes()
+            path.unlink()
+            return Reference(data, None, length)
+        return Reference(None, await self.peer.content.share(path), length)
 
     def _take_inbox(self) -> None:
         self._rung = False
@@ -92,6 +124,8 @@ class AsyncHive(TaskMethods):
         for listener in list(self._open):
             listener.job.cancel()
         self._take_inbox()
+        if self._put_folder is not None:
+            shutil.rmtree(self._put_folder, ignore_errors=True)
         self._nursery.cancel_scope.cancel()
 
     async def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:

@@ -24,6 +24,7 @@ from hivemind_p2p.job import Job
 from hivemind_p2p.model import Model
 from hivemind_p2p.peer import open_peer
 from hivemind_p2p.task_methods import TaskMethods
+from hivemind_p2p.tasks.references import Reference
 from hivemind_p2p.types import ByteRange, FileEntry, Link
 from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement, in_credits
 
@@ -81,6 +82,15 @@ class Hive(TaskMethods):
         """Starts a task for a job; may be called from any thread."""
         self._check_open()
         self._asynchronous.launch(job, spec, options)
+
+    def put(self, value: T) -> Reference[T]:
+        """Packs a value that many tasks use once. See `AsyncHive.put`.
+
+        Example:
+            >>> data = hive.put(numpy.zeros(100_000_000))  # doctest: +SKIP
+            >>> hive.map(lambda seed: train(data, seed), range(8)).results()  # doctest: +SKIP
+        """
+        return self._call(self._asynchronous.put, value)
 
     def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
         """Shares a file or folder from where it lies, for as long as this hive is open.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from hivemind_p2p.errors import HivemindError, TaskError, UnsafeValueError, from_code
 from hivemind_p2p.job import Job, JobList, new_job_id, wait_for
+from hivemind_p2p.tasks.references import collecting
 from hivemind_p2p.types import Credits, Needs, PeerId
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ class MappedJobs(Sequence[Job[T]], Generic[T]):
         from hivemind_p2p.tasks.library.mapping import pack
 
         options = self._tasks.options
-        shared, payload = pack(self._function, self._items[places.start : places.stop])
+        with collecting() as inputs:
+            shared, payload = pack(self._function, self._items[places.start : places.stop])
         job: Job[Any] = Job(new_job_id(), self._name)
-        spec = spec_of(job.id, MAP, payload, options, self._needs, shared)
+        spec = spec_of(job.id, MAP, payload, options, self._needs, shared, inputs)
         with self._lock:
             self._chunks[job] = places
         job.add_done_callback(self._chunk_ended)

@@ -10,7 +10,7 @@ can be named, kept and handed around.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,8 @@ from hivemind_p2p.errors import NotSerializableError
 from hivemind_p2p.job import Job, JobList, new_job_id
 from hivemind_p2p.mapped_jobs import MOST_SINGLE, Jobs, MappedJobs
 from hivemind_p2p.tasks.options import ORDINARY, Options
-from hivemind_p2p.types import Needs, SharedPart
+from hivemind_p2p.tasks.references import collecting
+from hivemind_p2p.types import Input, Link, Needs, SharedPart
 
 if TYPE_CHECKING:
     from hivemind_p2p.tasks.spec import TaskSpec
@@ -79,13 +80,14 @@ class TaskMethods:
         options = self.options
         job: Job[T] = new_job(function)
         # Packed in this thread, so that a function that cannot travel fails in the line that submitted it.
-        if options.trust == "pickle":
-            from hivemind_p2p.tasks.library.pickled import pickled_result
+        with collecting() as inputs:
+            if options.trust == "pickle":
+                from hivemind_p2p.tasks.library.pickled import pickled_result
 
-            shared, payload = pack_parts(pickled_result, (function, *args), kwargs)
-        else:
-            shared, payload = pack_parts(function, args, kwargs)
-        self.launch(job, spec_of(job.id, FUNCTION, payload, options, needs, shared), options)
+                shared, payload = pack_parts(pickled_result, (function, *args), kwargs)
+            else:
+                shared, payload = pack_parts(function, args, kwargs)
+        self.launch(job, spec_of(job.id, FUNCTION, payload, options, needs, shared, inputs), options)
         return job
 
     def map(
@@ -187,6 +189,7 @@ def spec_of(
     options: Options,
     needs: Needs | None = None,
     shared: SharedPart | None = None,
+    inputs: Mapping[Link, int] | None = None,
 ) -> TaskSpec:
     """A task under some options."""
     from hivemind_p2p.tasks.spec import TaskSpec
@@ -204,6 +207,7 @@ def spec_of(
         options.max_retries,
         options.deadline,
         keep=options.keep,
+        inputs=tuple(Input(*each) for each in inputs.items()) if inputs else (),
     )
 
 

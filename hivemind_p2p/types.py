@@ -241,6 +241,21 @@ class SharedPart:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file in the swarm that a task reads.
+
+    Attributes:
+        link: Which.
+        length: Its bytes.
+        path: Where it lies on this machine, once it does.
+    """
+
+    link: Link
+    length: int
+    path: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
     """A task as the worker sees it: where it comes from, what to run, what it may use.
@@ -249,6 +264,7 @@ class Work:
         shared: The part of what to run that it has in common with other tasks.
         priority: Higher ones start first among one caller's.
         stream_output: Whether what it prints is told while it runs.
+        inputs: Files that it reads.
     """
 
     task_id: str
@@ -259,6 +275,7 @@ class Work:
     shared: SharedPart | None = None
     priority: int = 0
     stream_output: bool = False
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from hivemind_p2p.proto.task_channel_pb2 import FromCaller, FromWorker, Kind, Re
 from hivemind_p2p.proto.tasks_pb2 import Needs as NeedsMessage
 from hivemind_p2p.proto.tasks_pb2 import Report
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES, MAX_TASK_ID, TaskSpec
-from hivemind_p2p.types import Credits, Needs, Outcome, PeerId, SharedPart, Usage
+from hivemind_p2p.types import Credits, Input, Link, Needs, Outcome, PeerId, SharedPart, Usage
 
 INLINE_BYTES: Final = 256 << 10
 """Bytes of a payload, a shared part or a value that travel in the message that speaks of them."""
@@ -31,6 +31,12 @@ MOST_IN_FRAME: Final = 1024
 
 MOST_KINDS: Final = 4096
 """Kinds that a channel knows at a time."""
+
+MOST_INPUTS: Final = 64
+"""Files that one task may read from the swarm: a child keeps as many open."""
+
+LONGEST_LINK: Final = 2048
+"""Characters of a link."""
 
 _LONGEST_SECONDS: Final = 30 * 24 * 3600.0
 _LARGEST_MEMORY: Final = 1 << 50
@@ -58,6 +64,7 @@ class Received:
         shared: The number of its shared part; 0 for none.
         size: Bytes of its payload.
         payload: None where it comes in pieces.
+        inputs: Files in the swarm that it reads.
     """
 
     number: int
@@ -66,6 +73,7 @@ class Received:
     shared: int
     size: int
     payload: bytes | None
+    inputs: tuple[Input, ...] = ()
 
 
 class SubmitWriter:
@@ -97,6 +105,8 @@ class SubmitWriter:
         submit.task_shared.extend(task_shared)
         submit.task_sizes.extend([len(task.payload) for task in tasks])
         for number, task in zip(numbers, tasks, strict=True):
+            for each in task.inputs:
+                submit.inputs.add(number=number, link=each.link, bytes=each.length)
             if len(task.payload) <= INLINE_BYTES:
                 parts.append(task.payload)
             else:
@@ -216,7 +226,16 @@ class SubmitReader:
         rows = zip(numbers, *columns, strict=True)
         tasks = [self._task(cut, *row) for row in rows]
         cut.check_end()
+        if submit.inputs:
+            self._read_inputs(submit, {task.number: task for task in tasks})
         return shared, tasks
+
+    def _read_inputs(self, submit: Submit, tasks: dict[int, Received]) -> None:
+        for each in submit.inputs:
+            task = tasks.get(each.number)
+            if task is None or len(task.inputs) >= MOST_INPUTS or not 0 < len(each.link) <= LONGEST_LINK:
+                raise self._malformed("an input of no task, or more than a task may have")
+            task.inputs += (Input(Link(each.link), each.bytes),)
 
     def _task(self, cut: _Cutter, number: int, task_id: str, kind: int, shared: int, size: int) -> Received:
         known = self._kinds.get(kind)

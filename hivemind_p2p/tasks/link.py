@@ -281,6 +281,7 @@ class Link:
         while unsent and len(courses) < columns.MOST_IN_FRAME:
             spec = unsent[0].spec
             length = len(spec.payload) if len(spec.payload) <= columns.INLINE_BYTES else 0
+            length += sum(2 * len(each.link) for each in spec.inputs)
             if spec.shared is not None and len(spec.shared.data) <= columns.INLINE_BYTES:
                 length += 0 if self._writer.number_of(spec.shared) else len(spec.shared.data)
             if courses and size + length > columns.FRAME_BYTES:

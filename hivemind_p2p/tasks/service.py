@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from hivemind_p2p.errors import BusyError, TaskRefusedError
-from hivemind_p2p.interfaces import Channel, Earner, Executor, Network
+from hivemind_p2p.interfaces import Channel, Content, Earner, Executor, Network
 from hivemind_p2p.tasks import registry, wire
 from hivemind_p2p.tasks.admission import Admission, Lent
 from hivemind_p2p.tasks.columns import Received
+from hivemind_p2p.tasks.inputs import Inputs
 from hivemind_p2p.tasks.session import Session
 from hivemind_p2p.types import PeerId, Prices, Work
 
@@ -51,6 +52,7 @@ class TaskService:
         earner: The till; None where nobody pays.
         prices: What this peer asks.
         lent: What tasks may have.
+        content: The swarm, for what tasks read; None where nothing is fetched for them.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TaskService:
         earner: Earner | None,
         prices: Prices,
         lent: Lent,
+        content: Content | None = None,
     ) -> None:
         self.closed = ""
         """Why no more tasks are taken, as the end of a sentence; empty while they are."""
@@ -68,6 +71,7 @@ class TaskService:
         self.prices = prices
         self.slots = max(1, int(lent.cpus))
         self.admission = Admission(lent)
+        self.inputs = Inputs(content) if content is not None else None
         self._sessions: set[Session] = set()
         self.completed = self.failed = self.cancelled = self.earned = self.unpaid = self.rejected = 0
         network.serve(wire.PROTOCOL, self._converse, most_at_once=MOST_CALLS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -24,6 +24,7 @@ from hivemind_p2p.errors import (
     StreamClosedError,
     TaskCrashedError,
     TaskError,
+    TaskRefusedError,
     VoucherError,
 )
 from hivemind_p2p.interfaces import Buffer, Channel
@@ -68,6 +69,7 @@ class _Held:
     work: Work
     bytes: int
     handed: bool = False
+    fetching: bool = False
 
 
 @dataclass(slots=True)
@@ -121,11 +123,13 @@ class Session:
         self._bill_prefix = ""
         self._settle_by: dict[int, float] = {}
         self._unjudged: OrderedDict[int, tuple[Credits, str]] = OrderedDict()
+        self._nursery: trio.Nursery
 
     async def run(self) -> None:
         """Until the caller closes the channel, leaves it idle, or breaks the rules."""
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._write)
                 await self._read()
                 nursery.cancel_scope.cancel()
@@ -253,11 +257,38 @@ class Session:
             part,
             kind.priority,
             kind.stream_output,
+            received.inputs,
         )
         held = _Held(received.number, kind, work, received.size)
         self._held[held.number] = held
         self._of_work[work] = held
+        if received.inputs:
+            held.fetching = True
+            self._nursery.start_soon(self._fetch_inputs, held)
+        else:
+            self._ready.append(held)
+
+    async def _fetch_inputs(self, held: _Held) -> None:
+        inputs = self._service.inputs
+        try:
+            if inputs is None:
+                raise TaskRefusedError("this peer fetches nothing for tasks")
+            paths = [await inputs.get(each) for each in held.work.inputs]
+        except TaskRefusedError as error:
+            if self._held.get(held.number) is held:
+                self._forget(held)
+                self._news.refused.append(([held.number], error))
+                self._bell.set()
+            return
+        if self._held.get(held.number) is not held:
+            return  # given up meanwhile
+        found = zip(held.work.inputs, paths, strict=True)
+        del self._of_work[held.work]
+        held.work = replace(held.work, inputs=tuple(replace(each, path=str(path)) for each, path in found))
+        self._of_work[held.work] = held
+        held.fetching = False
         self._ready.append(held)
+        self._hand_out()
 
     def _hand_out(self) -> None:
         """Gives the executor what the caller's allowances cover."""
@@ -302,7 +333,8 @@ class Session:
 
     def _withdraw(self, held: _Held) -> bool:
         if not held.handed:
-            self._ready.remove(held)
+            if not held.fetching:
+                self._ready.remove(held)
             return True
         if self._service.executor.withdraw(held.work):
             self._handed -= 1
@@ -313,7 +345,7 @@ class Session:
         if held.handed:
             self._service.executor.cancel(held.work)
             self._handed -= 1
-        else:
+        elif not held.fetching:
             self._ready.remove(held)
         self._forget(held)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from hivemind_p2p.tasks.quorum import Agreed
-from hivemind_p2p.types import CREDIT, Credits, Needs, PeerId, Prices, SharedPart, Usage
+from hivemind_p2p.types import CREDIT, Credits, Input, Needs, PeerId, Prices, SharedPart, Usage
 
 MAX_PAYLOAD_BYTES: Final = 64 << 20
 """Bytes of a packed task or of its result: what fits a stream. Larger data travels through the swarm."""
@@ -80,6 +80,7 @@ class TaskSpec:
         keep: Whether a worker goes on with it, and keeps its result for a while, when the caller is lost.
         peers: The only ones that may run it; None for all.
         excluded: Those that may not.
+        inputs: Files in the swarm that it reads.
     """
 
     task_id: str
@@ -97,6 +98,7 @@ class TaskSpec:
     keep: bool = False
     peers: frozenset[PeerId] | None = None
     excluded: frozenset[PeerId] = frozenset()
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

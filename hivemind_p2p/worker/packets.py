@@ -8,6 +8,7 @@ which keeps the child's end of the pair open too, can take it back, also after t
     kind TASK    a task: its ticket, its shared part's slot, its flags, its memory, its type's
                  name, its payload
     kind PIECE   what does not fit one packet, in order, behind the packet that it belongs to
+    kind INPUT   a file that tasks may read from now on, by its link, with an open descriptor beside it
 
 **Up**: a pipe. Each frame is a head of fixed size, a protobuf `Report` where there is something to say, and raw bytes.
 The first one is empty and says that the child is ready.
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-SHARED, TASK, PIECE = 1, 2, 3
+SHARED, TASK, PIECE, INPUT = 1, 2, 3, 4
 READY, RESULT, PRINTED = 0, 1, 2
 
 SHARED_HEAD: Final = struct.Struct(">BHQ")
@@ -41,6 +42,9 @@ LARGEST_PACKET: Final = WHOLE_PACKET + 1024
 
 SLOTS: Final = 64
 """Shared parts that a child keeps. Slot 0 stands for none."""
+
+INPUTS: Final = 64
+"""Files that a child keeps open for its tasks; the one that came first makes room."""
 
 STREAM_OUTPUT: Final = 1
 """Flag of a task: send what it prints while it runs."""
@@ -125,6 +129,30 @@ def task_packets(
     """A task; `task_type` is the name of its type, in 255 bytes at the most."""
     head = TASK_HEAD.pack(TASK, ticket, slot, flags, memory_bytes, len(task_type), len(payload)) + task_type
     yield from _packets(head, payload)
+
+
+class WithFile(bytes):
+    """A packet that an open file goes with.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: str
+
+
+def input_packet(link: str, path: str) -> WithFile:
+    """A file for tasks to read."""
+    packet = WithFile(bytes((INPUT,)) + link.encode())
+    packet.path = path
+    return packet
+
+
+def link_of(packet: bytes) -> str | None:
+    """The link of the file in a packet; None where it holds something else."""
+    if not packet or packet[0] != INPUT:
+        return None
+    return packet[1:].decode("utf-8", "replace")
 
 
 def ticket_of(packet: bytes) -> int | None:

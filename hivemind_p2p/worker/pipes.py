@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
-from hivemind_p2p.worker.packets import LARGEST_PACKET, Reply, ReplyReader
+from hivemind_p2p.worker.packets import LARGEST_PACKET, Reply, ReplyReader, WithFile
 
 READ_BYTES: Final = 1 << 16
 """Bytes of answers taken at a time: what a pipe holds."""
@@ -54,10 +54,23 @@ class ChildPipes:
     def send_now(self, packet: bytes) -> bool:
         """Sends a packet if there is room for it."""
         try:
-            self._requests.send(packet)
+            if isinstance(packet, WithFile):
+                self._send_with_file(packet)
+            else:
+                self._requests.send(packet)
         except OSError:  # full; or closed, which the reader of answers finds out as well
             return False
         return True
+
+    def _send_with_file(self, packet: WithFile) -> None:
+        try:
+            descriptor = os.open(packet.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # it went meanwhile: reading it says so
+        try:
+            socket.send_fds(self._requests, [packet], [descriptor])
+        finally:
+            os.close(descriptor)
 
     async def send_all(self, parts: list[bytes]) -> None:
         """Sends packets one after the other, waiting for room; gives up once this is closed."""

@@ -47,6 +47,7 @@ class ChildProcess:
         meter: What it uses.
         key: Whom it belongs to; None while it is fresh.
         slots: The shared parts that it has, and in which slots of its table they lie.
+        inputs: The links of files that it has open, the oldest first.
         suspect: Whether a task may have left something running in it.
         sampled_at: When its memory was last looked at.
     """
@@ -58,6 +59,7 @@ class ChildProcess:
     _scratch: str
     key: object = field(default=None)
     slots: dict[SharedPart, int] = field(default_factory=dict)
+    inputs: dict[str, None] = field(default_factory=dict)
     suspect: bool = False
     sampled_at: float = 0.0
     _cpu_seconds: float = 0.0

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import resource
+import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hivemind_p2p.errors import HivemindError, TaskFailedError, TaskMemoryError
 from hivemind_p2p.proto.tasks_pb2 import Report
-from hivemind_p2p.tasks import registry, values
+from hivemind_p2p.tasks import references, registry, values
 from hivemind_p2p.tasks.raised import closest_builtin
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 from hivemind_p2p.worker import limits, packets
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_DESCRIPTOR: Final = 4
+_ROOM: Final = socket.CMSG_SPACE(_DESCRIPTOR)
 _READY: Final = packets.REPLY_HEAD.pack(packets.READY, 0, 0, 0, 0, 0.0, 0.0, 0)
 _PEAK_UNIT: Final = 1024 if os.uname().sysname == "Linux" else 1
 _PEAK_EVERY: Final = 0.05
@@ -73,6 +77,8 @@ class Server:
 
     def __init__(self, requests: int, replies: int, output: Tail) -> None:
         self._requests = requests
+        self._socket = socket.socket(fileno=requests)
+        self._inputs: dict[str, None] = {}
         self._replies = replies
         self._output = output
         self._memory_bytes = 0
@@ -85,13 +91,31 @@ class Server:
     def serve(self) -> None:
         """Says that it is ready, then runs what comes."""
         write_all(self._replies, _READY)
-        while packet := os.read(self._requests, packets.LARGEST_PACKET):
+        while packet := self._take():
             kind = packet[0]
             if kind == packets.TASK:
                 self._task(packet)
             elif kind == packets.SHARED:
                 _, slot, length = packets.SHARED_HEAD.unpack_from(packet)
                 self._shared[slot] = self._whole(packet[packets.SHARED_HEAD.size :], length)
+
+    def _take(self) -> bytes:
+        packet, beside, _, _ = self._socket.recvmsg(packets.LARGEST_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        if beside:
+            self._take_input(packets.link_of(packet), int.from_bytes(beside[0][2][:_DESCRIPTOR], sys.byteorder))
+        return packet
+
+    def _take_input(self, link: str | None, descriptor: int) -> None:
+        if link is None:
+            os.close(descriptor)
+            return
+        self._inputs.pop(link, None)
+        if len(self._inputs) >= packets.INPUTS:
+            oldest = next(iter(self._inputs))
+            del self._inputs[oldest]
+            references.drop_file(oldest)
+        self._inputs[link] = None
+        references.take_file(link, descriptor)
 
     def _whole(self, beginning: bytes, length: int) -> bytes:
         if len(beginning) == length:

@@ -43,6 +43,7 @@ class Child(Protocol):
     """What a lane needs of a child process; `worker.process.ChildProcess` is it."""
 
     slots: dict[SharedPart, int]
+    inputs: dict[str, None]
 
     def send_now(self, packet: bytes) -> bool:
         """Sends a packet if the socket has room for it."""
@@ -167,9 +168,7 @@ class Workplace:
         assert self.child is not None
         for packet in self._packets(run):
             if not self.child.send_now(packet):
-                slot = packets.slot_of(packet)
-                if slot is not None:
-                    self._forget_slot(slot)
+                self._forget_sent(packet)
                 return False
         return True
 
@@ -186,6 +185,8 @@ class Workplace:
                     slot = slots.pop(oldest)
                 slots[work.shared] = slot
                 yield from packets.shared_packets(slot, work.shared.data)
+        if work.inputs:
+            yield from self._input_packets(work)
         yield from packets.task_packets(
             run.ticket,
             work.task_type.encode(),
@@ -194,6 +195,25 @@ class Workplace:
             flags=run.flags,
             memory_bytes=run.key.memory_bytes,
         )
+
+    def _input_packets(self, work: Work) -> Iterator[bytes]:
+        assert self.child is not None
+        known = self.child.inputs
+        for each in work.inputs:
+            known.pop(each.link, None)  # at the end again: a task's own files never make room for each other
+            if len(known) >= packets.INPUTS:
+                del known[next(iter(known))]
+            known[each.link] = None
+            yield packets.input_packet(each.link, each.path)
+
+    def _forget_sent(self, packet: bytes) -> None:
+        """A packet has not reached the child."""
+        assert self.child is not None
+        slot, link = packets.slot_of(packet), packets.link_of(packet)
+        if slot is not None:
+            self._forget_slot(slot)
+        elif link is not None:
+            self.child.inputs.pop(link, None)
 
     def _forget_slot(self, slot: int) -> None:
         assert self.child is not None
@@ -213,11 +233,11 @@ class Workplace:
             return back
         recalled = set()
         for packet in self.child.recall():
-            ticket, slot = packets.ticket_of(packet), packets.slot_of(packet)
+            ticket = packets.ticket_of(packet)
             if ticket is not None:
                 recalled.add(ticket)
-            elif slot is not None:
-                self._forget_slot(slot)
+            else:
+                self._forget_sent(packet)
         fetched = [run for run in self.inside if run.ticket in recalled]
         self.inside = deque(run for run in self.inside if run.ticket not in recalled)
         return [*fetched, *back]

@@ -15,7 +15,7 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
@@ -95,6 +95,23 @@ def pack_value(value: Any, function: Callable[..., Any], items: Sequence[Any]) -
     return _packed(value, function, tuple(items), {})
 
 
+def pack_file(value: Any, path: Path) -> None:
+    """A value as a pickle in a new file, which may be larger than a task can be.
+
+    Raises:
+        NotSerializableError: It cannot be pickled.
+    """
+    import cloudpickle
+
+    with path.open("xb") as file, _by_value_lock, _local_modules_by_value():
+        try:
+            cloudpickle.dump(value, file, protocol=pickle.HIGHEST_PROTOCOL)
+        except OSError:
+            raise
+        except Exception as error:
+            raise NotSerializableError(f"cannot put a {type(value).__name__}: {_sentence(error)}") from error
+
+
 def travels_by_value(module: ModuleType) -> bool:
     """Whether a peer could not import a module, so that what it defines is sent along."""
     import cloudpickle
@@ -121,7 +138,7 @@ def _packed(value: Any, function: Callable[..., Any], args: tuple[Any, ...], kwa
         name = getattr(function, "__qualname__", repr(function))
         raise NotSerializableError(
             f"cannot send {name}(): it has {len(packed):,} bytes with its arguments, and a task {MAX_PAYLOAD_BYTES:,}",
-            hint="Split the data into smaller tasks.",
+            hint="Put large arguments into the hive, hive.put(value), or split the data into smaller tasks.",
         )
     return packed
 
