@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
-from hivemind_p2p.sharding.cache import MemoryPool
 from hivemind_p2p.sharding.chunks import Engine
 from hivemind_p2p.sharding.engine_thread import EngineFigures, EngineThread
 from hivemind_p2p.sharding.hosting import Loaded
-from hivemind_p2p.sharding.stage_engine import StageEngine
 from hivemind_p2p.types import LayerSpan
 
 
@@ -34,12 +31,10 @@ class Engines:
     """One engine and one thread for each loaded stage, from the first session that uses it to the last.
 
     Args:
-        pool: The memory that is lent.
         delivered: Called in the network's loop when all that a step has made was delivered.
     """
 
-    def __init__(self, pool: MemoryPool, delivered: Callable[[], None]) -> None:
-        self._pool = pool
+    def __init__(self, delivered: Callable[[], None]) -> None:
         self._delivered = delivered
         self._hosted: dict[int, Hosted] = {}
         self._past = EngineFigures()
@@ -51,8 +46,7 @@ class Engines:
         """The engine of a loaded stage."""
         hosted = self._hosted.get(id(loaded))
         if hosted is None:
-            stage: Any = loaded.stage
-            engine: Engine = stage if hasattr(stage, "open") else StageEngine(stage, self._pool)
+            engine = loaded.engine
             hosted = Hosted(loaded, engine, EngineThread(f"layers {engine.span}", self._delivered))
             hosted.thread.start()
             self._hosted[id(loaded)] = hosted

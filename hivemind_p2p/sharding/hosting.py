@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,7 +29,7 @@ from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import checkpoint as checkpoints
 from hivemind_p2p.sharding import placement, spans, wire
 from hivemind_p2p.sharding.cache import MemoryPool
-from hivemind_p2p.sharding.stage import Stage
+from hivemind_p2p.sharding.chunks import Engine
 from hivemind_p2p.types import FetchProgress, LayerSpan, Link, Offer, PeerId, StageOffer
 
 PING_DEADLINE = 2.0
@@ -95,10 +96,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A stage that this peer hosts, and what lets one step of it run at a time."""
+    """A stage that this peer hosts."""
 
-    stage: Stage
-    limiter: trio.CapacityLimiter
+    engine: Engine
 
 
 class Host:
@@ -279,11 +279,17 @@ class Host:
         except trio.TooSlowError as error:
             raise BusyError(f"layers {span} did not arrive within {FETCH_DEADLINE:g} s") from error
         job.tell(HostProgress(State.LOADING, span, total, total))
-        stage = await trio.to_thread.run_sync(self._load_stage, folder, checkpoint, span)
-        return Loaded(stage, trio.CapacityLimiter(1))
+        load = partial(load_engine, threads=self._threads, pool=self._pool)
+        return Loaded(await trio.to_thread.run_sync(load, folder, checkpoint, span))
 
-    def _load_stage(self, folder: Path, checkpoint: checkpoints.Checkpoint, span: LayerSpan) -> Stage:
-        return Stage.load(folder, checkpoint, span, threads=self._threads)
+
+def load_engine(
+    folder: Path, checkpoint: checkpoints.Checkpoint, span: LayerSpan, *, threads: int, pool: MemoryPool
+) -> Engine:
+    """Loads a span; blocks. Its caches are taken from `pool`."""
+    from hivemind_p2p.sharding import engine
+
+    return engine.Engine.load(folder, checkpoint, span, threads=threads, pool=pool)
 
 
 def encode_progress(progress: HostProgress) -> pb.FromStage:

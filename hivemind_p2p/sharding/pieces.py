@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hivemind_p2p.errors import ProtocolError
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import quantise
+from hivemind_p2p.sharding.chunks import Shape
 from hivemind_p2p.sharding.intake import PREFILL_CHUNK, WINDOW, Piece
 from hivemind_p2p.sharding.requests import OpenRequest
-from hivemind_p2p.sharding.stage import Shape
 
 ROWS_BYTES = 32 * 2**20
 """Of rows that are made for a caller before it has taken the ones before: some hundred rows of a large vocabulary."""

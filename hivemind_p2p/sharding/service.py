@@ -49,8 +49,6 @@ from hivemind_p2p.sharding.engines import Engines, Hosted
 from hivemind_p2p.sharding.loop_watch import LoopWatch
 from hivemind_p2p.sharding.requests import OpenRequest
 from hivemind_p2p.sharding.session import StageSession
-from hivemind_p2p.sharding.stage import Stage
-from hivemind_p2p.sharding.stage_engine import StageEngine
 from hivemind_p2p.types import LayerSpan, Link, PeerId, Prices
 
 LATE_SECONDS = 60.0
@@ -135,7 +133,7 @@ class StageService:
         self._sessions: dict[Key, StageSession] = {}
         self._neighbours: dict[PeerId, float] = {}
         self._ring = ring.Ring(network, self)
-        self._engines = Engines(self._pool, self._ring.flush)
+        self._engines = Engines(self._ring.flush)
         self._loop_watch = LoopWatch()
         self._drafting = drafting.Drafting(content, self._pool, self._load_draft)
         self.make_drafter: Callable[[OpenRequest, int], Drafter] = self._make_drafter
@@ -279,7 +277,7 @@ class StageService:
         return self._drafting.make(request, vocabulary, self._nursery)
 
     def _load_draft(self, folder: Path, checkpoint: Checkpoint, span: LayerSpan) -> Engine:
-        return StageEngine(Stage.load(folder, checkpoint, span, threads=self._threads), self._pool)
+        return hosting.load_engine(folder, checkpoint, span, threads=self._threads, pool=self._pool)
 
     # -- the ring
 

@@ -18,9 +18,9 @@ from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.router import Router
 from hivemind_p2p.net.transport import open_transport
 from hivemind_p2p.sharding import checkpoint as checkpoints
+from hivemind_p2p.sharding.engine import Engine
 from hivemind_p2p.sharding.hosting import Loaded
 from hivemind_p2p.sharding.service import StageService
-from hivemind_p2p.sharding.stage import Stage
 from hivemind_p2p.types import LayerSpan, Link, Offer, PeerId, PeerInfo
 
 LINK = Link("magnet:fixed")
@@ -45,7 +45,7 @@ class Nowhere:
 
 async def serve(number: int, folder: Path, span: LayerSpan) -> None:
     """Runs the peer."""
-    stage = Stage.load(folder, checkpoints.open_folder(folder), span)
+    engine = Engine.load(folder, checkpoints.open_folder(folder), span)
     nowhere: Any = Nowhere()
     async with (
         open_transport(Identity(number.to_bytes(32, "big")), LISTEN) as transport,
@@ -53,7 +53,7 @@ async def serve(number: int, folder: Path, span: LayerSpan) -> None:
     ):
         network = Router(transport, nursery)
         service = StageService(network, nowhere, nowhere, nowhere, None, memory_bytes=MEMORY)
-        service.host.stages[LINK, span] = Loaded(stage, trio.CapacityLimiter(1))
+        service.host.stages[LINK, span] = Loaded(engine)
         await nursery.start(service.run)
         print(json.dumps([network.peer_id, list(network.addresses)]), flush=True)
         line = await trio.to_thread.run_sync(sys.stdin.readline)

@@ -61,7 +61,7 @@ async def hosted(
         link = await hive.caller.content.share(folder)
         for host, engine in zip(hive.hosts, engines, strict=True):
             assert host.service is not None
-            host.service.host.stages[link, engine.span] = Loaded(engine, trio.CapacityLimiter(1))  # type: ignore[arg-type]
+            host.service.host.stages[link, engine.span] = Loaded(engine)
             hive.world.offers[host.id] = replace(
                 hive.world.offers[host.id], stages=(StageOffer(link, engine.span, ready=True),), serves_models=False
             )

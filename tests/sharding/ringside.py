@@ -14,13 +14,12 @@ import trio
 from hivemind_p2p.errors import BusyError
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding.caller import Extras, GenerationRun, Model, Patience
-from hivemind_p2p.sharding.chunks import Chunk, Output
+from hivemind_p2p.sharding.chunks import Chunk, Output, Shape
 from hivemind_p2p.sharding.generation import GenerationState
 from hivemind_p2p.sharding.hosting import Loaded
 from hivemind_p2p.sharding.routes import Routes, Terms
 from hivemind_p2p.sharding.rows import Rows, open_rows
 from hivemind_p2p.sharding.sampling import SamplingOptions
-from hivemind_p2p.sharding.stage import Shape
 from hivemind_p2p.types import LayerSpan, Link, StageOffer
 from tests.sharding import fakes
 
@@ -214,7 +213,7 @@ async def ringside(folder: Path, *spans: tuple[int, int], paid: bool = False) ->
             engine = ToyEngine(span)
             made.engines.append(engine)
             assert host.service is not None
-            host.service.host.stages[LINK, span] = Loaded(engine, trio.CapacityLimiter(1))  # type: ignore[arg-type]
+            host.service.host.stages[LINK, span] = Loaded(engine)
             hive.world.offers[host.id] = replace(
                 hive.world.offers[host.id], stages=(StageOffer(LINK, span, ready=True),), serves_models=False
             )

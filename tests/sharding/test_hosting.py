@@ -11,7 +11,7 @@ from hivemind_p2p.errors import BusyError, HivemindError, MissingLayersError
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import hosting, wire
 from hivemind_p2p.sharding.cache import MemoryPool
-from hivemind_p2p.sharding.stage import Stage
+from hivemind_p2p.sharding.engine import Engine
 from hivemind_p2p.types import Link, PeerId
 from tests.sharding import fakes, tiny
 
@@ -55,14 +55,14 @@ async def test_a_dead_peer_that_is_called_dead_is_replaced(tmp_path: Path, monke
 async def test_a_checkpoint_that_breaks_the_library_does_not_end_the_peer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> Stage:
+    def broken(*_: object, **__: object) -> Engine:
         raise ZeroDivisionError("inside the library")
 
     async with fakes.hive(tmp_path, hosts=1) as hive:
         client = hive.caller.client()
         link = await client.publish(tiny.save("llama", tmp_path / "llama"))
         with monkeypatch.context() as patched:
-            patched.setattr(Stage, "load", broken)
+            patched.setattr(Engine, "load", broken)
             with pytest.raises(MissingLayersError, match="inside the library"):
                 await client.load(link, timeout=0.5)
         assert hive.world.offers[hive.hosts[0].id].stages == ()
@@ -73,14 +73,14 @@ async def test_a_checkpoint_that_breaks_the_library_does_not_end_the_peer(
 
 async def test_all_who_ask_watch_one_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = 0
-    original = Stage.load
+    original = Engine.load
 
-    def counted(*arguments: object, **options: object) -> Stage:
+    def counted(*arguments: object, **options: object) -> Engine:
         nonlocal loads
         loads += 1
         return original(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Stage, "load", counted)
+    monkeypatch.setattr(Engine, "load", counted)
     async with fakes.hive(tmp_path, hosts=1) as hive:
         client = hive.caller.client()
         link = await client.publish(tiny.save("llama", tmp_path / "llama"))

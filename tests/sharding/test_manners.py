@@ -108,7 +108,7 @@ async def raw(tmp_path: Path) -> AsyncIterator[Raw]:
         host = world.hive.hosts[0]
         for span in (FIRST, MIDDLE, LAST):
             engine = ringside.ToyEngine(span)
-            host.service.host.stages[ringside.LINK, span] = Loaded(engine, trio.CapacityLimiter(1))  # type: ignore[union-attr,arg-type]
+            host.service.host.stages[ringside.LINK, span] = Loaded(engine)  # type: ignore[union-attr]
         yield Raw(world.hive)
 
 
@@ -304,7 +304,7 @@ async def test_a_frame_that_is_not_its_entries(tmp_path: Path) -> None:
 
 async def test_more_rows_than_a_window(tmp_path: Path) -> None:
     async with raw(tmp_path) as world:
-        for engine in (hosted.stage for hosted in world.host.service.host.stages.values()):
+        for engine in (hosted.engine for hosted in world.host.service.host.stages.values()):
             engine.gate.clear()
         control, request = await world.open(room=4000)
         channel = await world.attach()
@@ -312,7 +312,7 @@ async def test_more_rows_than_a_window(tmp_path: Path) -> None:
             header = pb.Activations(position=512 * number, tokens=512, dtype="float32")
             await world.send(channel, request, 512 * ROW, activations=header)
         assert "before any of them" in (await world.lost(control)).message
-        for engine in (hosted.stage for hosted in world.host.service.host.stages.values()):
+        for engine in (hosted.engine for hosted in world.host.service.host.stages.values()):
             engine.gate.set()
 
 
@@ -320,7 +320,7 @@ async def test_a_caller_that_takes_no_rows_is_not_computed_for(tmp_path: Path, m
     window = 100
     monkeypatch.setattr("hivemind_p2p.sharding.pieces.ROWS_BYTES", 4 * ringside.VOCABULARY * window)
     async with raw(tmp_path) as world:
-        engine = world.host.service.host.stages[ringside.LINK, LAST].stage
+        engine = world.host.service.host.stages[ringside.LINK, LAST].engine
         _, request = await world.open(LAST, mode=pb.LOGITS, room=4000, budget=4000)
         channel = await world.attach()
         for start in range(0, 2500, window):
@@ -388,9 +388,7 @@ def test_any_bytes_on_the_ring_cost_no_more_than_a_generation_or_the_channel(val
             host = fakes.Peer(world, Path("."), nursery, 2, serves=True, memory=2**20, paid=False)
             me.learn(host, world)
             await nursery.start(host.run)
-            host.service.host.stages[ringside.LINK, MIDDLE] = Loaded(
-                ringside.ToyEngine(MIDDLE), trio.CapacityLimiter(1)
-            )
+            host.service.host.stages[ringside.LINK, MIDDLE] = Loaded(ringside.ToyEngine(MIDDLE))
             control = await me.network.open(host.id, wire.PROTOCOL)
             request = requests.OpenRequest(
                 b"i" * 16, ringside.LINK, MIDDLE, 1, 3, me.id, host.id, 20, SamplingOptions(), frozenset()

@@ -219,9 +219,12 @@ async def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     tensors = load_file(weights)
     tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(tensors, weights)
-    async with loaded(tmp_path, wait=0.2) as (_, model, _):
-        with pytest.raises(GenerationError, match="no numbers"):
-            await model.generate(PROMPT, max_new_tokens=4)
+    async with fakes.hive(tmp_path, hosts=1) as hive:
+        client = hive.caller.client()
+        link = await client.publish(tmp_path / "llama")
+        with pytest.raises(MissingLayersError, match="no numbers"):
+            await client.load(link, timeout=0.5)
+        assert hive.hosts[0].service.statistics().memory_used == 0
 
 
 async def test_a_reader_that_leaves_frees_everything(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 VOCABULARY = 96
 LAYERS = 5
 FAMILIES = ("llama", "qwen2", "gpt2", "gemma2")
+ALL_FAMILIES = (*FAMILIES, "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3_moe")
 LETTERS = [chr(code) for code in range(32, 32 + VOCABULARY - 1)]
 
 
@@ -40,7 +41,26 @@ def _config(family: str) -> Any:
     if family == "gemma2":
         # A short window, so that prompts run out of it; a low cap, so that leaving it out shows.
         return transformers.Gemma2Config(**sizes, head_dim=8, sliding_window=8, final_logit_softcapping=2.0)
-    return {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}[family](**sizes)
+    if family == "gemma3":
+        return transformers.Gemma3TextConfig(
+            **sizes,
+            head_dim=8,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+        )
+    if family == "qwen3_moe":
+        return transformers.Qwen3MoeConfig(
+            **sizes, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24
+        )
+    of_family = {
+        "llama": transformers.LlamaConfig,
+        "qwen2": transformers.Qwen2Config,
+        "qwen3": partial(transformers.Qwen3Config, head_dim=8),
+        "mistral": partial(transformers.MistralConfig, sliding_window=8),
+        "phi3": partial(transformers.Phi3Config, pad_token_id=None),
+        "mixtral": partial(transformers.MixtralConfig, num_local_experts=4),
+    }
+    return of_family[family](**sizes)
 
 
 @cache
