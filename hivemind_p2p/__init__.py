@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hivemind_p2p import errors
     from hivemind_p2p.async_hive import AsyncHive, open_hive
+    from hivemind_p2p.current import current_hive
+    from hivemind_p2p.ecosystem.joblib_backend import register_joblib
+    from hivemind_p2p.ecosystem.remote import remote
     from hivemind_p2p.hive import Hive, connect
     from hivemind_p2p.identity import Identity
     from hivemind_p2p.job import Job, JobList
@@ -62,8 +65,11 @@ _HOMES = {
     "ScoredToken": "sharding.results",
     "TaskType": "tasks.registry",
     "connect": "hive",
+    "current_hive": "current",
     "local_hive": "local",
     "open_hive": "async_hive",
+    "register_joblib": "ecosystem.joblib_backend",
+    "remote": "ecosystem.remote",
     "task_type": "tasks.plugins",
 }
 
@@ -88,9 +94,12 @@ __all__ = [
     "TaskType",
     "__version__",
     "connect",
+    "current_hive",
     "errors",
     "local_hive",
     "open_hive",
+    "register_joblib",
+    "remote",
     "task_type",
 ]
 

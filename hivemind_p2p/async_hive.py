@@ -25,7 +25,7 @@ from hivemind_p2p.job import Job
 from hivemind_p2p.job_listener import JobListener
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
-from hivemind_p2p.task_methods import TaskMethods
+from hivemind_p2p.task_methods import FUNCTION, TaskMethods
 from hivemind_p2p.tasks.options import Options
 from hivemind_p2p.tasks.references import INLINE_BYTES, Reference
 from hivemind_p2p.tasks.special import SpecialTasks
@@ -65,6 +65,10 @@ class AsyncHive(TaskMethods):
         if not self._rung:
             self._rung = True
             self.from_anywhere(self._take_inbox)
+
+    def cores(self) -> int:
+        """Cores that the hive lent to functions when it was last looked at; at least one."""
+        return max(1, int(sum(offer.cpus for offer in self.peer.offers.known if FUNCTION in offer.task_types)))
 
     async def put(self, value: T) -> Reference[T]:
         """Packs a value that many tasks use once, for as long as this hive is open.

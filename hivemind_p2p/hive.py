@@ -6,6 +6,7 @@ that lives on the background trio thread and owns the peer (`peer.py`).
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent import futures
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import trio
 
-from hivemind_p2p import config, portal
+from hivemind_p2p import config, current, portal
 from hivemind_p2p.async_hive import AsyncHive
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.job import Job
@@ -56,6 +57,11 @@ class Hive(TaskMethods):
         self._life = _Life(self._portal, settings)
         self._asynchronous = self._life.opened()
         self._forget = portal.close_at_exit(self.close)
+        current.opened(self)
+        if "joblib" in sys.modules:
+            from hivemind_p2p.ecosystem.joblib_backend import register_joblib
+
+            register_joblib()
 
     @property
     def peer_id(self) -> str:
@@ -82,6 +88,17 @@ class Hive(TaskMethods):
         """Starts a task for a job; may be called from any thread."""
         self._check_open()
         self._asynchronous.launch(job, spec, options)
+
+    def cores(self) -> int:
+        """Cores that the hive lends to functions now, this program's own peer left out; at least one."""
+        if self.may_wait:
+            self._call(self._asynchronous.peers)
+        return self._asynchronous.cores()
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for the hive; the one that runs the hive may not."""
+        return not self._portal.is_here
 
     def put(self, value: T) -> Reference[T]:
         """Packs a value that many tasks use once. See `AsyncHive.put`.
@@ -216,6 +233,7 @@ class Hive(TaskMethods):
         if self._closed:
             return
         self._closed = True
+        current.closed(self)
         self._forget()
         self._life.close()
 

@@ -313,6 +313,22 @@ class JobList(list[Job[T]]):
             raise TimeoutError(f"{len(waiting)} of {len(self)} jobs are not done after {timeout} s")
         return [job.result() for job in self]
 
+    @property
+    def over(self) -> Future[None]:
+        """Done once every job is."""
+        over: Future[None] = Future()
+        left = itertools.count(len(self) - 1, -1)  # next() of it is one step, in whichever thread
+
+        def one_less(_: Future[Any]) -> None:
+            if not next(left):
+                over.set_result(None)
+
+        for job in self:
+            job.add_done_callback(one_less)
+        if not self:
+            over.set_result(None)
+        return over
+
     def cancel(self) -> int:
         """Cancels what is not done and returns how many those were."""
         return sum(job.cancel() for job in self if not job.done())

@@ -207,6 +207,11 @@ class MappedJobs(Sequence[Job[T]], Generic[T]):
 
     # -- for the caller ----------------------------------------------------------------------------------------------
 
+    @property
+    def over(self) -> Future[None]:
+        """Done once every item is, or one has failed, or all were cancelled."""
+        return self._over
+
     def results(self, timeout: float | None = None) -> list[T]:
         """The results in order; raises the first error there was, and cancels the rest.
 

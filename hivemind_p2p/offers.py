@@ -106,6 +106,11 @@ class OfferService:
         if self._published:
             await self.publish()
 
+    @property
+    def known(self) -> tuple[Offer, ...]:
+        """The offers as they were when they were last looked up."""
+        return tuple(self._known.values())
+
     async def offers(self, *, fresh: bool = False) -> tuple[Offer, ...]:
         """The current offers, this peer's own among them where it has one."""
         asked_at = trio.current_time()

@@ -39,6 +39,11 @@ class Portal:
         self._thread.start()
         self._portal = ready.result(_START_DEADLINE)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the trio thread, where nothing may wait."""
+        return threading.current_thread() is self._thread
+
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Future[T]:
         """Starts `function` on the trio thread; cancelling the future cancels the task."""
         return self._portal.start_task_soon(function, *args)

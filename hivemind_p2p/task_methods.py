@@ -22,6 +22,7 @@ from hivemind_p2p.tasks.references import collecting
 from hivemind_p2p.types import Input, Link, Needs, SharedPart
 
 if TYPE_CHECKING:
+    from hivemind_p2p.ecosystem.executor import HiveExecutor
     from hivemind_p2p.tasks.spec import TaskSpec
 
 T = TypeVar("T")
@@ -161,6 +162,31 @@ class TaskMethods:
 
         return self.run_type(NAME, pack(Path(path)), needs=needs)
 
+    def executor(self) -> HiveExecutor:
+        """The hive as a `concurrent.futures.Executor`."""
+        from hivemind_p2p.ecosystem.executor import HiveExecutor
+
+        return HiveExecutor(self)
+
+    def remote(self, function: Callable[..., Any] | None = None, /, **changes: Any) -> Any:
+        """Makes a function one that can be submitted to this hive: ``@hive.remote``, or with options."""
+        from hivemind_p2p.ecosystem.remote import RemoteFunction
+
+        if function is None:
+            return lambda decorated: RemoteFunction(decorated, changes, self)
+        return RemoteFunction(function, changes, self)
+
+    def dask(self, dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
+        """A scheduler for Dask: ``dask.compute(..., scheduler=hive.dask)``. It calls this; nobody else needs to."""
+        from hivemind_p2p.ecosystem.dask_scheduler import get
+
+        workers = kwargs.pop("num_workers", None) or 2 * self.cores()
+        return get(self, workers, dsk, keys, **kwargs)
+
+    def cores(self) -> int:
+        """Cores that the hive lends to functions now, this program's own peer left out; at least one."""
+        raise NotImplementedError
+
 
 class TasksWithOptions(TaskMethods):
     """A hive, and how it is to run tasks. Made by ``hive.with_options(...)``."""
@@ -177,6 +203,10 @@ class TasksWithOptions(TaskMethods):
     def launch(self, job: Job[Any], spec: TaskSpec, options: Options) -> None:
         """Starts a task for a job."""
         self._hive.launch(job, spec, options)
+
+    def cores(self) -> int:
+        """Cores that the hive lends to functions now; at least one."""
+        return self._hive.cores()
 
     def __repr__(self) -> str:
         return f"<{self._hive!r} with {self._options}>"

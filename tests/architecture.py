@@ -35,6 +35,8 @@ LAYERS = {
     "peer": 5,
     "record_validators": 5,
     "portal": 6,
+    "current": 6,
+    "ecosystem": 6,
     "token_stream": 6,
     "job": 6,
     "job_listener": 6,
