@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import trio
@@ -239,6 +240,11 @@ class Model:
             )
 
         return self._portal.call(make)
+
+    @property
+    def folder(self) -> Path:
+        """Where its config and tokenizer lie, none of its weights: what ``AutoTokenizer.from_pretrained`` takes."""
+        return self._model.remote.described.folder
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, by the model's own tokenizer."""

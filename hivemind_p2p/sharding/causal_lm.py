@@ -317,6 +317,8 @@ def to_transformers(described: Description, bridge: Bridge) -> HiveForCausalLM:
     model = HiveForCausalLM(config, bridge)
     if (folder / checkpoint.GENERATION_CONFIG).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = described.pad
     model.eval()
     return model
 
