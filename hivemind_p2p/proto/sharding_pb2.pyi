@@ -13,10 +13,12 @@ class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOGITS: _ClassVar[Mode]
     HIDDEN: _ClassVar[Mode]
     EMBED: _ClassVar[Mode]
+    STATES: _ClassVar[Mode]
 TOKENS: Mode
 LOGITS: Mode
 HIDDEN: Mode
 EMBED: Mode
+STATES: Mode
 
 class Models(_message.Message):
     __slots__ = ("models",)
@@ -211,14 +213,16 @@ class Opened(_message.Message):
     def __init__(self, reusable: _Optional[int] = ...) -> None: ...
 
 class Rows(_message.Message):
-    __slots__ = ("position", "count", "width")
+    __slots__ = ("position", "count", "width", "layer")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
     position: int
     count: int
     width: int
-    def __init__(self, position: _Optional[int] = ..., count: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+    layer: int
+    def __init__(self, position: _Optional[int] = ..., count: _Optional[int] = ..., width: _Optional[int] = ..., layer: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
     __slots__ = ("position", "tokens", "finished", "log_probabilities", "likeliest", "drafted")

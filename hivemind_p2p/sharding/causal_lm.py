@@ -123,11 +123,11 @@ class HiveCache(Cache):  # type: ignore[misc]
         """What the stages make of the last columns' tokens.
 
         Args:
-            mode: ``LOGITS`` or ``HIDDEN``.
+            mode: ``LOGITS`` or ``STATES``.
             columns: How many of the last columns.
 
         Returns:
-            For each row float32 of shape (tokens in these columns, width); None for a row of padding alone.
+            For each row what `FedText.rows` gives of the tokens in these columns; None for a row of padding alone.
         """
         wanted = [(_tokens(row), len(_tokens(row[len(row) - columns :]))) for row in self.rows]
         asked = [(text, count) for text, count in wanted if count]
@@ -160,7 +160,7 @@ def _close(bridge: Bridge, texts: dict[int, FedTexts]) -> None:
 class HiveForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A causal language model whose layers are spread over the hive. Made by `to_transformers`.
 
-    `forward` gives logits of any rows and, where asked for, the last hidden state behind the final norm.
+    `forward` gives logits of any rows and, where asked for, hidden states behind each stage and the final norm.
     """
 
     base_model_prefix = "model"
@@ -224,8 +224,9 @@ class HiveForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             inputs_embeds: Not possible: the embedding is the first stage's.
             labels: Shape of input_ids; for the loss.
             use_cache: Whether to give a cache back.
-            output_hidden_states: Whether to give the last hidden state, behind the final norm, as the one entry of
-                ``hidden_states``. It is computed beside the logits, so the stages work twice.
+            output_hidden_states: Whether to give hidden states. As with a model of the library's own, entry n of
+                ``hidden_states`` is what is behind n layers, and the last one what is behind the final norm; entries
+                inside of a stage are None.
             logits_to_keep: Of how many last tokens to give logits, 0 for all; or of which.
             return_dict: Whether to give an object and not a tuple.
             **options: Ignored.
@@ -242,12 +243,12 @@ class HiveForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         cache.extend(new)
         kept = self._kept(logits_to_keep, input_ids.shape[1], labels)
         try:
-            logits = self._rows(cache, pb.LOGITS, new, kept, input_ids.device)
-            count = input_ids.shape[1]
-            hidden = self._rows(cache, pb.HIDDEN, new, count, input_ids.device) if output_hidden_states else None
+            count = input_ids.shape[1] if output_hidden_states else kept
+            found = cache.compute(pb.STATES if output_hidden_states else pb.LOGITS, count)
         except BaseException:
             cache.crop(-input_ids.shape[1])
             raise
+        logits = _together(found, 0, new, count)[:, count - kept :].to(self.device)
         if isinstance(logits_to_keep, Tensor):
             logits = logits[:, logits_to_keep - (input_ids.shape[1] - kept)]
         if past_key_values is None and not use_cache:
@@ -256,7 +257,7 @@ class HiveForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             loss=None if labels is None else ForCausalLMLoss(logits, labels, logits.shape[-1]),
             logits=logits,
             past_key_values=cache if use_cache or past_key_values is not None else None,
-            hidden_states=None if hidden is None else (hidden,),
+            hidden_states=self._states(found, new, count) if output_hidden_states else None,
         )
         return result if return_dict is not False else result.to_tuple()
 
@@ -268,18 +269,22 @@ class HiveForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             return count - int(wanted.min())
         return min(wanted, count)
 
-    def _rows(
-        self, cache: HiveCache, mode: pb.Mode, new: list[list[Column]], kept: int, device: torch.device
-    ) -> Tensor:
-        found = cache.compute(mode, kept)
-        width = next((rows.shape[1] for rows in found if rows is not None), 1)
-        made = torch.zeros((len(new), kept, width))
-        for row, (columns, rows) in enumerate(zip(new, found, strict=True)):
-            if rows is None:
-                continue
-            real = [column is not None for column in columns[len(columns) - kept :]]
-            made[row, torch.tensor(real)] = torch.from_numpy(rows)
-        return made.to(device)
+    def _states(self, found: list[Any], new: list[list[Column]], count: int) -> tuple[Tensor | None, ...]:
+        known = set.intersection(*(set(rows) for rows in found if rows is not None))
+        layers = range(self.config.num_hidden_layers + 1)
+        made = [_together(found, layer, new, count) if layer and layer in known else None for layer in layers]
+        return tuple(None if each is None else each.to(self.device) for each in made)
+
+
+def _together(found: list[Any], layer: int, new: list[list[Column]], count: int) -> Tensor:
+    """The rows of all texts' last `count` columns as one tensor; zero at padding."""
+    width = next((rows[layer].shape[1] for rows in found if rows is not None), 1)
+    made = torch.zeros((len(new), count, width))
+    for row, (columns, rows) in enumerate(zip(new, found, strict=True)):
+        if rows is not None:
+            real = [column is not None for column in columns[len(columns) - count :]]
+            made[row, torch.tensor(real)] = torch.from_numpy(rows[layer])
+    return made
 
 
 def _columns(input_ids: Tensor, mask: Tensor | None) -> list[list[Column]]:

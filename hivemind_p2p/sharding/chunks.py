@@ -53,10 +53,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What became of a chunk: one of these. The tensors are its owner's: no later step changes them.
+    """What became of a chunk. The tensors are its owner's: no later step changes them.
 
     Attributes:
-        hidden: Hidden states of shape (rows, hidden size), in the engine's dtype.
+        hidden: Hidden states of shape (rows, hidden size), in the engine's dtype; may be there beside logits.
         logits: Of shape (wanted rows, vocabulary), float32.
         error: Why there is neither; other chunks of the step are not concerned.
     """

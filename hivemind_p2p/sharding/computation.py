@@ -175,7 +175,7 @@ class Computation:
     def _logits(self, part: Part) -> int:
         if not self.engine.last:
             return 0
-        if self.request.mode == pb.LOGITS:
+        if self.request.mode in {pb.LOGITS, pb.STATES}:
             return part.wanted
         return len(part.drafts) + 1 if part.chooses and self._chooser is not None else 0
 
@@ -187,8 +187,10 @@ class Computation:
             return Made(part, error=GenerationError(output.error))
         if not self.engine.last:
             return self._forward(part, output)
+        if part.wanted and self.request.mode == pb.STATES:
+            return Made(part, rows=(*self._states(part, output), *self._rows(part, output.logits)))
         if part.wanted:
-            return Made(part, rows=self._rows(part, output))
+            return Made(part, rows=self._rows(part, output.logits if self.request.mode == pb.LOGITS else output.hidden))
         if part.chooses and self._chooser is not None:
             return self._choose(part, output, self._chooser)
         return Made(part)
@@ -205,7 +207,8 @@ class Computation:
             drafts=part.drafts,
             rows=part.wanted,
         )
-        return Made(part, forward=header, hidden=_encoded(output.hidden, written))
+        states = self._states(part, output) if self.request.mode == pb.STATES else ()
+        return Made(part, forward=header, hidden=_encoded(output.hidden, written), rows=states)
 
     def _choose(self, part: Part, output: Output, chooser: Chooser) -> Made:
         if output.logits is None:
@@ -232,8 +235,10 @@ class Computation:
                 break
         return kept
 
-    def _rows(self, part: Part, output: Output) -> tuple[tuple[pb.Rows, memoryview], ...]:
-        found: Any = output.logits if self.request.mode == pb.LOGITS else output.hidden
+    def _states(self, part: Part, output: Output) -> tuple[tuple[pb.Rows, memoryview], ...]:
+        return self._rows(part, output.hidden, layer=self.engine.span.stop) if part.wanted else ()
+
+    def _rows(self, part: Part, found: Any, *, layer: int = 0) -> tuple[tuple[pb.Rows, memoryview], ...]:
         if found is None:
             raise GenerationError(f"layers {self.engine.span} did not give what was wanted of them")
         found = found[len(found) - part.wanted :]
@@ -242,7 +247,7 @@ class Computation:
         first = part.stop - part.wanted
         return tuple(
             (
-                pb.Rows(position=first + start, count=len(found[start : start + each]), width=width),
+                pb.Rows(position=first + start, count=len(found[start : start + each]), width=width, layer=layer),
                 quantise.encode(found[start : start + each], "float32"),
             )
             for start in range(0, part.wanted, each)

@@ -215,7 +215,7 @@ class Engine:
                 continue
             if segment.cache is not None:
                 segment.cache.length = chunk.position + segment.rows
-            outputs.append(Output(hidden=its_rows) if its_logits is None else Output(logits=its_logits))
+            outputs.append(Output(hidden=its_rows, logits=its_logits))
         return outputs
 
     def _packed(self, chunks: Sequence[Chunk]) -> tuple[Pack, Tensor, Tensor]:

@@ -41,7 +41,7 @@ class Terms:
     """On what terms texts are fed.
 
     Attributes:
-        mode: ``LOGITS`` or ``HIDDEN``.
+        mode: ``LOGITS``, ``HIDDEN`` or ``STATES``.
         room: Tokens that a text is likely to come to.
         activations: How hidden states travel between stages; empty for their own dtype.
         wait_for_hosts: Seconds to wait for a host of layers that lack one; None for the usual.
@@ -58,7 +58,7 @@ class _Question:
     text: list[int]
     wanted: int
     answered: trio.Event = field(default_factory=trio.Event)
-    rows: Array | None = None
+    rows: dict[int, Array] | None = None
     error: BaseException | None = None
 
 
@@ -83,7 +83,7 @@ class FedText:
         self._budget = 0
         nursery.start_soon(self._run)
 
-    async def rows(self, text: Sequence[int], wanted: int) -> Array:
+    async def rows(self, text: Sequence[int], wanted: int) -> dict[int, Array]:
         """The rows of the last tokens of a text.
 
         Args:
@@ -91,7 +91,8 @@ class FedText:
             wanted: How many of its last tokens' rows are wanted, at least one.
 
         Returns:
-            Shape (wanted, vocabulary) or (wanted, hidden size), float32.
+            By 0 what the mode is named after: shape (wanted, vocabulary) or (wanted, hidden size), float32. In the
+            mode ``STATES`` logits by 0, and hidden states by the number of layers that they are behind.
 
         Raises:
             PromptTooLongError: It does not fit the model's context.
@@ -174,7 +175,10 @@ class FedText:
         position = self._position(question)
         new = question.text[position:]
         self._budget -= len(new)
-        question.rows = await rows.feed(position, new, rows=question.wanted)
+        if self._terms.mode == pb.STATES:
+            question.rows = await rows.states(position, new, rows=question.wanted)
+        else:
+            question.rows = {0: await rows.feed(position, new, rows=question.wanted)}
         self.text = question.text
         question.answered.set()
 
@@ -199,14 +203,14 @@ class FedTexts:
         self._nursery = nursery
         self._held: list[FedText] = []
 
-    async def rows(self, texts: Sequence[tuple[Sequence[int], int]]) -> list[Array]:
+    async def rows(self, texts: Sequence[tuple[Sequence[int], int]]) -> list[dict[int, Array]]:
         """The rows of each text's last tokens, computed side by side.
 
         Args:
             texts: Each with how many of its last tokens' rows are wanted. Whose stages compute it is the business of
                 this object: those that hold the most of it already.
         """
-        found: list[Array | None] = [None] * len(texts)
+        found: list[dict[int, Array] | None] = [None] * len(texts)
         failures: list[HivemindError] = []
         chosen = self._assign([text for text, _ in texts])
         async with trio.open_nursery() as nursery:

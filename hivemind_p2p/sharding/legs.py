@@ -87,7 +87,7 @@ class Leg:
     async def listen(self, attempt: int, events: trio.MemorySendChannel[Heard]) -> None:
         """Hands on what the stage says, until `close` or until the stage ends the conversation."""
         # Shielded: when the reader leaves, the receipts that end the generation still have to be heard.
-        most = MOST_ROWS_BYTES if self._request.last and self._request.mode != pb.TOKENS else 0
+        most = MOST_ROWS_BYTES if self._gives_rows else 0
         with self._listening:
             try:
                 while True:
@@ -103,6 +103,11 @@ class Leg:
                 self._hear(
                     events, Heard(attempt, self._request.index, self.hop.peer, blamed=self.hop.peer, error=error)
                 )
+
+    @property
+    def _gives_rows(self) -> bool:
+        """Whether rows are expected of this stage."""
+        return self._request.mode == pb.STATES or (self._request.last and self._request.mode != pb.TOKENS)
 
     async def close(self) -> None:
         """Ends the conversation, and the listening; what was set aside for it and not paid is free again."""
@@ -120,7 +125,7 @@ class Leg:
         peer, index = self.hop.peer, self._request.index
         if kind == "token" and self._request.last and _sound(message.token):
             self._hear(events, Heard(attempt, index, peer, token=message.token))
-        elif kind == "rows" and self._request.last and payload:
+        elif kind == "rows" and self._gives_rows and payload:
             rows = (message.rows, payload)
             self._hear(events, Heard(attempt, index, peer, rows=rows, taken=self._rows.release))
         elif kind == "pong":

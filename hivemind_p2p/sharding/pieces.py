@@ -17,7 +17,7 @@ ROWS_BYTES = 32 * 2**20
 
 def rows_window(request: OpenRequest, shape: Shape) -> int:
     """How many rows may be made for a caller, and lie here, at a time."""
-    if request.mode != pb.LOGITS:
+    if request.mode not in {pb.LOGITS, pb.STATES}:
         return WINDOW
     return min(WINDOW, max(1, ROWS_BYTES // (4 * shape.vocabulary)))
 

@@ -134,6 +134,7 @@ class Routes:
 
     Attributes:
         cost: What was paid so far.
+        mode: Who chooses tokens, and what the caller gets.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Routes:
     ) -> None:
         self.cost = Credits(0)
         self.pays = payer is not None
+        self.mode = terms.mode
         self._network = network
         self._offers = offers
         self._payer = payer

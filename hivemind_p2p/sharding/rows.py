@@ -17,6 +17,7 @@ import trio
 from hivemind_p2p.errors import HivemindError, ProtocolError
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding.generation import Detours
+from hivemind_p2p.sharding.intake import PREFILL_CHUNK
 from hivemind_p2p.sharding.keeper import RouteKeeper
 from hivemind_p2p.sharding.legs import Heard
 from hivemind_p2p.sharding.routes import RouteLostError, Routes
@@ -31,6 +32,7 @@ class Rows:
     def __init__(self, nursery: trio.Nursery, routes: Routes, ask_after: float, *, independent: bool) -> None:
         self._nursery = nursery
         self._keeper = RouteKeeper(routes, ask_after)
+        self._mode = routes.mode
         self._independent = independent
         self._detours = Detours()
         self._ready = False
@@ -62,6 +64,26 @@ class Rows:
             MissingLayersError: Layers have no host, and none came in time.
             GenerationError: It failed on one route after another.
         """
+        return (await self._feed(position, tokens, rows))[0]
+
+    async def states(self, position: int, tokens: Sequence[int], *, rows: int = 1) -> dict[int, Array]:
+        """The same in the mode ``STATES``: hidden states by the number of layers that they are behind, and logits by 0.
+
+        There are those of each stage's last layer; the last ones of all are behind the final norm.
+        """
+        if not tokens:
+            raise ValueError("no tokens were given")
+        found: list[dict[int, Array]] = []
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            part = tokens[start : start + PREFILL_CHUNK]
+            # Each part is waited for: so no stage has to keep many rows for who asked for them.
+            wanted = max(0, min(len(part), start + len(part) - (len(tokens) - rows)))
+            found.append(await self._feed(position + start, part, wanted))
+        # A route that was lost meanwhile may have been cut otherwise than the next one.
+        same = set.intersection(*(set(part) for part in found if part))
+        return {layer: np.concatenate([part[layer] for part in found if part]) for layer in same}
+
+    async def _feed(self, position: int, tokens: Sequence[int], rows: int) -> dict[int, Array]:
         if not 0 <= position <= len(self._text) or not tokens or rows > len(tokens):
             raise ValueError(f"{rows} rows of {len(tokens)} tokens cannot be had at {position} of {len(self._text)}")
         while True:
@@ -91,18 +113,31 @@ class Rows:
         if route.reusable < len(before):
             await self._send(route.reusable, before[route.reusable :], 0)
 
-    async def _compute(self, position: int, tokens: Sequence[int], rows: int) -> Array:
+    async def _compute(self, position: int, tokens: Sequence[int], rows: int) -> dict[int, Array]:
         await self._send(position, tokens, rows)
         self._keeper.worked()
-        gathered = _Gathered(position + len(tokens) - rows, rows)
-        while not gathered.complete:
+        gathered = {layer: _Gathered(position + len(tokens) - rows, rows) for layer in self._layers()}
+        while not all(each.complete for each in gathered.values()):
             heard = await self._keeper.hear(self._nursery)
             if heard is None:
                 continue
             if heard.rows is None:
                 raise _LostError([heard.blamed or heard.peer], heard.error)
-            gathered.take(heard, *heard.rows)
-        return gathered.array
+            found, payload = heard.rows
+            if found.layer not in gathered or self._layers().get(found.layer) != heard.index:
+                error = ProtocolError(f"peer {heard.peer} sent rows of layer {found.layer}, which it does not have")
+                raise _LostError([heard.peer], error)
+            gathered[found.layer].take(heard, found, payload)
+        return {layer: each.array for layer, each in gathered.items()}
+
+    def _layers(self) -> dict[int, int]:
+        """What comes, and from the stage of which number."""
+        route = self._keeper.route
+        assert route is not None
+        last = len(route.legs) - 1
+        if self._mode != pb.STATES:
+            return {0: last}
+        return {0: last} | {leg.hop.span.stop: index for index, leg in enumerate(route.legs)}
 
     async def _send(self, position: int, tokens: Sequence[int], rows: int) -> None:
         route = self._keeper.route

@@ -39,6 +39,9 @@ SEND_DEADLINE = 30.0
 MOST_UNTOLD = 4096
 """Messages that wait for a caller which reads slowly, before its generation is ended."""
 
+MOST_UNTOLD_BYTES = 128 * 2**20
+"""Bytes of rows that wait for such a caller: an honest one never has more asked for than a few chunks."""
+
 _Word: TypeAlias = tuple[pb.FromStage, memoryview | bytes, int]
 
 _events = telemetry.source("sharding")
@@ -93,6 +96,7 @@ class StageSession:
         """The position of the last token that was chosen, on the first stage."""
         self._heard = 0
         self._scope = trio.CancelScope()
+        self._untold_bytes = 0
         self._untold, self._told = trio.open_memory_channel[_Word](MOST_UNTOLD)
 
     async def run(self) -> None:
@@ -185,6 +189,7 @@ class StageSession:
                 message, payload, rows = await self._told.receive()
                 with trio.fail_after(SEND_DEADLINE):
                     await self._control.send(message, payload)
+                self._untold_bytes -= len(payload)
                 if rows:
                     self._compute(self._intake.taken(rows))
         except (NetworkError, trio.TooSlowError):
@@ -193,6 +198,10 @@ class StageSession:
 
     def _say(self, message: pb.FromStage, payload: memoryview | bytes = b"", *, rows: int = 0) -> None:
         """Tells the caller something soon; when it has taken it, so many rows are off this stage's hands."""
+        self._untold_bytes += len(payload)
+        if self._untold_bytes > MOST_UNTOLD_BYTES:
+            self._end_silently()
+            return
         try:
             self._untold.send_nowait((message, payload, rows))
         except trio.WouldBlock:
@@ -277,7 +286,8 @@ class StageSession:
         piece = made.part.piece
         for number, (rows, payload) in enumerate(made.rows, start=1):
             ends = made.part.final and number == len(made.rows)
-            self._say(pb.FromStage(rows=rows), payload, rows=piece.rows if ends else 0)
+            # Other stages than the last are held back by the next one alone.
+            self._say(pb.FromStage(rows=rows), payload, rows=piece.rows if ends and self.request.last else 0)
         if made.part.final and not made.rows and self.request.last:
             self._compute(self._intake.taken(piece.rows if windowed(piece) else 0))
 

@@ -97,7 +97,7 @@ class ToyEngine:
         if self.poisoned and self.last:
             return Output(error="the logits are no numbers")
         if self.last and chunk.logits:
-            return Output(logits=_head(rows[len(rows) - chunk.logits :]))
+            return Output(hidden=rows, logits=_head(rows[len(rows) - chunk.logits :]))
         return Output(hidden=rows)
 
 

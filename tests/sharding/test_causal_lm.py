@@ -125,6 +125,17 @@ async def test_logits_loss_and_hidden_states(tmp_path: Path) -> None:
         await hive.idle()
 
 
+async def test_hidden_states_while_it_generates(tmp_path: Path) -> None:
+    async with hosted.hosted(tiny.save(FAMILY, tmp_path / FAMILY)) as hive:
+        options = {"max_new_tokens": 6, "output_hidden_states": True, "return_dict_in_generate": True}
+        found = await blocking(hive.model.to_transformers().generate, IDS, **options)
+        expected = whole(**options)
+        assert torch.equal(found.sequences, expected.sequences)
+        for step, whole_step in zip(found.hidden_states, expected.hidden_states, strict=True):
+            for layers in (1, 4, 5):
+                torch.testing.assert_close(step[layers], whole_step[layers], atol=2e-4, rtol=1e-3)
+
+
 async def test_some_logits_only(tmp_path: Path) -> None:
     async with hosted.hosted(tiny.save(FAMILY, tmp_path / FAMILY)) as hive:
         model = hive.model.to_transformers()

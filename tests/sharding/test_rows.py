@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hivemind_p2p.errors import HivemindError
 from hivemind_p2p.proto import sharding_pb2 as pb
+from hivemind_p2p.sharding.chunks import Chunk
+from hivemind_p2p.sharding.computation import Made
+from hivemind_p2p.sharding.session import StageSession
+from hivemind_p2p.types import LayerSpan
 from tests.sharding import ringside
 
 TEXT = [5, 40, 17, 3, 88, 61, 2, 9]
@@ -40,6 +45,54 @@ async def test_a_position_below_takes_the_text_back(tmp_path: Path) -> None:
 async def test_hidden_states(tmp_path: Path) -> None:
     async with ringside.ringside(tmp_path, *THREE) as ring, ring.rows(pb.HIDDEN) as rows:
         close(await rows.feed(0, TEXT, rows=8), TEXT, 8, logits=False)
+
+
+def behind(text: list[int], layers: int) -> np.ndarray:
+    """What the first layers make of each token."""
+    engine = ringside.ToyEngine(LayerSpan(0, layers))
+    engine.open("whole", ringside.CONTEXT)
+    (output,) = engine.run([Chunk("whole", 0, torch.tensor(text))])
+    assert output.hidden is not None
+    return output.hidden.numpy()
+
+
+async def test_hidden_states_of_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hivemind_p2p.sharding.rows.PREFILL_CHUNK", 100)
+    long = [(7 * number) % 90 for number in range(330)]
+    async with ringside.ringside(tmp_path, (0, 1), (1, 4), (4, 6)) as ring:
+        async with ring.rows(pb.STATES, room=400) as rows:
+            found = await rows.states(0, long, rows=250)
+            assert sorted(found) == [0, 1, 4, 6]
+            for layers in (1, 4, 6):
+                np.testing.assert_allclose(found[layers], behind(long, layers)[80:], rtol=1e-4, atol=1e-4)
+            close(found[0], long, 250)
+            assert sorted(await rows.states(330, [4, 5])) == [0, 1, 4, 6]
+            with pytest.raises(ValueError, match="no tokens"):
+                await rows.states(332, [])
+        await ring.idle()
+
+
+async def test_a_stage_that_sends_what_it_was_not_asked_for_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ringside.ringside(tmp_path, *THREE) as ring, ring.rows(pb.STATES) as rows:
+        sent = StageSession._say_rows
+
+        def another_layer(self: StageSession, made: Made) -> None:
+            for header, _ in made.rows:
+                header.layer = 2 if header.layer == 4 else header.layer
+            sent(self, made)
+
+        monkeypatch.setattr(StageSession, "_say_rows", another_layer)
+        with pytest.raises(HivemindError, match="rows of layer 2, which it does not have"):
+            await rows.states(0, TEXT)
+
+
+async def test_a_caller_that_takes_no_rows_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hivemind_p2p.sharding.session.MOST_UNTOLD_BYTES", 100)
+    async with ringside.ringside(tmp_path, *THREE) as ring, ring.rows(pb.STATES) as rows:
+        with pytest.raises(HivemindError):
+            await rows.states(0, TEXT, rows=8)
 
 
 async def test_each_text_of_an_encoder_stands_alone(tmp_path: Path) -> None:
