@@ -31,6 +31,7 @@ SCRIPTS = (
     "inference_gloo",
     "model_formats",
     "simulate_dht",
+    "simulate_matching",
     "simulate_swarm",
 )
 FOLDER = Path(__file__).resolve().parent

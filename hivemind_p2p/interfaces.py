@@ -91,6 +91,9 @@ class Transport(Protocol):
     def learn(self, peer: PeerInfo) -> None:
         """Remembers where a peer can be dialled."""
 
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to a connected peer and back; None if that was not measured."""
+
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Calls `handler` in a task of its own for each stream that a peer opens under `protocol`."""
 
@@ -149,6 +152,9 @@ class Network(Protocol):
 
     def learn(self, peer: PeerInfo) -> None:
         """Remembers where a peer can be dialled."""
+
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to a connected peer and back; None if that was not measured."""
 
     def serve(self, protocol: str, handler: ChannelHandler, *, most_at_once: int = 256) -> None:
         """Answers a protocol. A handler that raises has its error sent to the caller; the peer lives on."""

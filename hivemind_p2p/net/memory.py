@@ -221,6 +221,10 @@ class MemoryTransport:
         if peer.addresses:
             self._learned[peer.peer_id] = peer.addresses
 
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to a connected peer and back."""
+        return 2 * self._network.latency if peer in self._connected else None
+
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Calls `handler` in a task of its own for each stream that a peer opens under `protocol`."""
         self._handlers[protocol] = handler

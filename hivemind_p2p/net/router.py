@@ -98,6 +98,10 @@ class Router:
             answering={service.protocol: service.answering for service in services},
         )
 
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to a connected peer and back; None if that was not measured."""
+        return self._transport.round_trip(peer)
+
     def learn(self, peer: PeerInfo) -> None:
         """Remembers where a peer can be dialled."""
         self._transport.learn(peer)

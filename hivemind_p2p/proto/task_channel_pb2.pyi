@@ -88,7 +88,7 @@ class Settled(_message.Message):
     def __init__(self, bill: _Optional[int] = ..., payment: _Optional[bytes] = ...) -> None: ...
 
 class FromCaller(_message.Message):
-    __slots__ = ("allowances", "submit", "cancelled", "settled", "piece", "take_back", "leaving", "accepted", "rejected")
+    __slots__ = ("allowances", "submit", "cancelled", "settled", "piece", "take_back", "leaving", "accepted", "rejected", "wanted_back")
     ALLOWANCES_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class FromCaller(_message.Message):
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BACK_FIELD_NUMBER: _ClassVar[int]
     allowances: _containers.RepeatedCompositeFieldContainer[Allowance]
     submit: Submit
     cancelled: _containers.RepeatedScalarFieldContainer[int]
@@ -107,7 +108,8 @@ class FromCaller(_message.Message):
     leaving: bool
     accepted: _containers.RepeatedScalarFieldContainer[int]
     rejected: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancelled: _Optional[_Iterable[int]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., take_back: _Optional[bool] = ..., leaving: _Optional[bool] = ..., accepted: _Optional[_Iterable[int]] = ..., rejected: _Optional[_Iterable[int]] = ...) -> None: ...
+    wanted_back: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancelled: _Optional[_Iterable[int]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., take_back: _Optional[bool] = ..., leaving: _Optional[bool] = ..., accepted: _Optional[_Iterable[int]] = ..., rejected: _Optional[_Iterable[int]] = ..., wanted_back: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Results(_message.Message):
     __slots__ = ("numbers", "sizes", "wall_seconds", "cpu_seconds", "peak_memory_bytes", "costs", "report_rows", "reports", "outputs")

@@ -31,6 +31,7 @@ from hivemind_p2p.errors import (
     PaymentRequiredError,
     ProtocolError,
     StreamClosedError,
+    TaskError,
     TaskLostError,
     TaskTimeoutError,
     VoucherError,
@@ -38,17 +39,22 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.interfaces import Network, OfferBook, Payer
 from hivemind_p2p.tasks.course import Course
 from hivemind_p2p.tasks.deadlines import Deadlines
+from hivemind_p2p.tasks.demand import Demand
 from hivemind_p2p.tasks.dispatch import Dispatcher
 from hivemind_p2p.tasks.link import Link
-from hivemind_p2p.tasks.matching import Demand
 from hivemind_p2p.tasks.spec import StateListener, TaskListener, TaskResult, TaskSpec, TaskState
 from hivemind_p2p.types import Credits, Needs, Offer, PeerId
 
-COOL_DOWN: Final = 5.0
-"""Seconds that a peer which vanished or broke the rules gets no task: a restart takes about that long."""
+COOL_DOWN: Final = 2.0
+"""Seconds that a peer which vanished or broke the rules gets no task, doubled each time that it does so again: a
+restart takes twice or three times as long."""
+
+MOST_COOL_DOWN: Final = 300.0
+"""Seconds that even one that always fails is left alone at most: it may have been mended."""
 
 BUSY_PAUSE: Final = 0.25
-"""Seconds that a busy peer is left alone, doubled each time up to `COOL_DOWN`."""
+MOST_BUSY_PAUSE: Final = 5.0
+"""Seconds that a busy peer is left alone, doubled each time up to this."""
 
 MISTRUST: Final = 600.0
 """Seconds that a peer which sent a forged bill gets no task."""
@@ -73,9 +79,10 @@ class TaskClient:
         self._network = network
         self._payer = payer
         self._nursery = nursery
-        self._dispatcher = Dispatcher(offers, nursery, self._place, self._fail)
+        self._dispatcher = Dispatcher(offers, nursery, self)
         self._links: dict[PeerId, Link] = {}
-        self._demands: dict[tuple[str, Needs, Credits, bool], Demand] = {}
+        self._demands: dict[tuple[str, Needs, Credits, bool, bool, int], Demand] = {}
+        self._last_demand: tuple[TaskSpec, Demand] | None = None
         self._courses: set[Course] = set()
         self._deadlines = Deadlines(nursery, self._late)
         self._tickets = itertools.count()
@@ -169,19 +176,30 @@ class TaskClient:
     def _demand(self, spec: TaskSpec) -> Demand:
         if spec.excluded or spec.peers is not None:
             return self._demand_but(spec, spec.excluded)
-        key = spec.task_type, spec.needs, spec.max_cost, spec.idempotent
+        if self._last_demand is not None and _alike(self._last_demand[0], spec):
+            return self._last_demand[1]
+        copyable = _is_copyable(spec)
+        key = spec.task_type, spec.needs, spec.max_cost, spec.idempotent, copyable, spec.priority
         demand = self._demands.get(key)
         if demand is None:
             if len(self._demands) > MOST_DEMANDS:
                 self._demands.clear()
-            demand = Demand.of(spec.task_type, spec.needs, spec.max_cost, idempotent=spec.idempotent)
-            self._demands[key] = demand
+            demand = self._demands[key] = self._demand_but(spec, frozenset())
+        self._last_demand = spec, demand
         return demand
 
     def _demand_but(self, spec: TaskSpec, excluded: frozenset[PeerId]) -> Demand:
         if spec.peers is not None:
             excluded |= self._dispatcher.peers - spec.peers
-        return Demand.of(spec.task_type, spec.needs, spec.max_cost, excluded, idempotent=spec.idempotent)
+        return Demand(
+            spec.task_type,
+            spec.needs,
+            spec.max_cost,
+            excluded,
+            idempotent=spec.idempotent,
+            copyable=_is_copyable(spec),
+            priority=spec.priority,
+        )
 
     def _late(self, course: Course) -> None:
         """A task was not done by its deadline."""
@@ -191,12 +209,13 @@ class TaskClient:
         self._withdraw(course)
         seconds = course.spec.deadline or 0.0
         hint = "Allow more time with deadline=..., or look why it waits."
-        self._fail(course, TaskTimeoutError(f"it was {course.state}{where} at its deadline, {seconds:g} s", hint=hint))
+        self.fail(course, TaskTimeoutError(f"it was {course.state}{where} at its deadline, {seconds:g} s", hint=hint))
         self.go_on()
 
     # -- placing -----------------------------------------------------------------------------------------------------
 
-    def _place(self, course: Course, offer: Offer) -> None:
+    def place(self, course: Course, offer: Offer) -> None:
+        """Gives a task to a peer; for the dispatcher."""
         peer = offer.peer.peer_id
         if course.spec.peers is not None and peer not in course.spec.peers:
             course.peer = peer
@@ -210,6 +229,27 @@ class TaskClient:
         link.send(course)
         link.ring()
 
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to a peer and back, where that was measured; for the dispatcher."""
+        return self._network.round_trip(peer)
+
+    def ask_back(self, course: Course) -> None:
+        """Asks a task back from its peer, unless it has begun there; for the dispatcher."""
+        link = self._links.get(course.peer) if course.peer is not None else None
+        if link is not None:
+            course.asked_back = True
+            link.ask_back(course)
+
+    def copy(self, course: Course) -> Course:
+        """A second copy of a task that is late, to be placed; for the dispatcher."""
+        original = course.original or course
+        copy = Course(course.spec, IGNORES, next(self._tickets), original.demand, original=original)
+        original.copies.append(copy)
+        self._courses.add(copy)
+        copy.move(TaskState.QUEUED)
+        self._counts["copies"] += 1
+        return copy
+
     async def _keep(self, link: Link) -> None:
         try:
             await link.run()
@@ -219,7 +259,7 @@ class TaskClient:
     def _release(self, course: Course, seconds: float | None = None) -> None:
         """Frees the place that a task had with a peer."""
         if course.peer is not None:
-            self._dispatcher.released(course.peer, course.demand, seconds)
+            self._dispatcher.released(course, seconds)
             course.peer = None
             course.number = 0
 
@@ -227,8 +267,16 @@ class TaskClient:
         self._courses.discard(course)
         course.move(state)
         self._counts[state.value] += 1
+        for copy in course.copies:
+            self._courses.discard(copy)
+            self._withdraw(copy)
+        course.copies.clear()
 
-    def _fail(self, course: Course, error: HivemindError) -> None:
+    def fail(self, course: Course, error: HivemindError) -> None:
+        """Ends a task in an error."""
+        if course.original is not None:
+            self._end_copy(course, error)
+            return
         state = TaskState.TIMED_OUT if isinstance(error, TaskTimeoutError) else TaskState.FAILED
         self._end(course, state)
         told = course.last if isinstance(error, errors.NoPeerError) and course.last is not None else error
@@ -239,13 +287,26 @@ class TaskClient:
     def link_result(self, course: Course, result: TaskResult) -> None:
         """A task gave a value."""
         self._release(course, result.usage.wall_seconds)
+        if course.original is not None:
+            course = self._copy_won(course, result.peer)
         self._end(course, TaskState.COMPLETED)
         course.listener.ended(result)
 
     def link_error(self, course: Course, error: HivemindError) -> None:
         """A task ended in an error of its own, which another peer would not change."""
         self._release(course)
-        self._fail(course, error)
+        self.fail(course, error)
+
+    def link_started(self, course: Course) -> None:
+        """A peer says that it runs a task."""
+        self._dispatcher.began(course)
+
+    def link_returned(self, courses: Sequence[Course]) -> None:
+        """A worker gave tasks back that it was asked for: they have not begun."""
+        for course in courses:
+            self._counts["returned"] += 1
+            course.asked_back = False
+            self._queue(course)
 
     def link_refused(self, courses: Sequence[Course], error: HivemindError) -> None:
         """A worker will not run tasks, and has not."""
@@ -274,7 +335,7 @@ class TaskClient:
         for course in lost:
             if isinstance(error, CreditError) and not isinstance(error, PaymentRequiredError | VoucherError):
                 self._release(course)
-                self._fail(course, error)
+                self.fail(course, error)
             elif course.number and not course.spec.idempotent and not isinstance(error, PaymentRequiredError):
                 self._lose(course, error)
             elif blameless and not course.reopened:
@@ -284,9 +345,35 @@ class TaskClient:
                 self._again(course, error)
         self.go_on()
 
+    def _copy_won(self, copy: Course, peer: PeerId) -> Course:
+        """A copy has ended before its original, which ends with it."""
+        original = copy.original
+        assert original is not None
+        self._counts["copies_first"] += 1
+        original.copies.remove(copy)
+        self._courses.discard(copy)
+        self._withdraw(original)
+        original.move(TaskState.ASSIGNED, peer)
+        original.move(TaskState.RUNNING, peer)
+        return original
+
+    def _end_copy(self, copy: Course, error: HivemindError) -> None:
+        """A copy gave nothing: no harm, unless the original was lost meanwhile."""
+        original = copy.original
+        assert original is not None
+        self._courses.discard(copy)
+        if copy in original.copies:
+            original.copies.remove(copy)
+        if original.parked and not original.copies and original in self._courses:
+            original.parked = False
+            if isinstance(error, TaskError) and not isinstance(error, errors.TaskRefusedError):
+                self.fail(original, error)  # it would have ended like this as well
+            else:
+                self._queue(original)
+
     def _lose(self, course: Course, error: HivemindError) -> None:
         self._release(course)
-        self._fail(course, TaskLostError(f"it may have begun when its peer was lost: {error.message}"))
+        self.fail(course, TaskLostError(f"it may have begun when its peer was lost: {error.message}"))
 
     def _note_failure(self, course: Course, error: HivemindError) -> None:
         """Decides whether and when this peer is tried again."""
@@ -294,19 +381,29 @@ class TaskClient:
         if peer is None:
             return
         if isinstance(error, BusyError):
-            self._dispatcher.leave_alone(peer, min(COOL_DOWN, BUSY_PAUSE * 2 ** min(course.busy, 10)))
+            self._dispatcher.leave_alone(peer, min(MOST_BUSY_PAUSE, BUSY_PAUSE * 2 ** min(course.busy, 10)))
         elif isinstance(error, NetworkError):
-            self._dispatcher.leave_alone(peer, COOL_DOWN)
+            streak = self._dispatcher.lost(peer)
+            self._dispatcher.leave_alone(peer, min(MOST_COOL_DOWN, COOL_DOWN * 2 ** min(streak - 1, 20)))
 
     def _again(self, course: Course, error: HivemindError) -> None:
         """Decides whether this task is tried again."""
         peer = course.peer
+        if course.original is not None:
+            self._release(course)
+            self._end_copy(course, error)
+            return
         _events.info("task_lost", task=course.spec.task_id, peer=peer, error=error.code(), message=error.message)
         self._counts["retried"] += 1
         may_go_on = course.note(error)
+        if course.copies:
+            self._release(course)
+            course.parked = True
+            course.move(TaskState.QUEUED)
+            return
         if not may_go_on:
             self._release(course)
-            self._fail(course, error)
+            self.fail(course, error)
             return
         elsewhere = not isinstance(error, NetworkError | BusyError) or isinstance(error, ProtocolError)
         self._queue(course, exclude=peer if elsewhere else None)
@@ -318,6 +415,43 @@ class TaskClient:
             course.demand = self._demand_but(course.spec, course.excluded)
         course.move(TaskState.QUEUED)
         self._dispatcher.submit(course)
+
+
+def _is_copyable(spec: TaskSpec) -> bool:
+    return spec.idempotent and not (spec.judged or spec.keep or spec.stream_output) and spec.peers is None
+
+
+def _alike(one: TaskSpec, other: TaskSpec) -> bool:
+    """Whether two tasks are of the same demand, as far as that is seen at a glance."""
+    return (
+        one.needs is other.needs
+        and one.task_type == other.task_type
+        and one.max_cost == other.max_cost
+        and one.idempotent == other.idempotent
+        and one.priority == other.priority
+        and one.judged == other.judged
+        and one.keep == other.keep
+        and one.stream_output == other.stream_output
+    )
+
+
+class _Ignores:
+    """The listener of a copy: its original's is told."""
+
+    def moved(self, state: TaskState, peer: PeerId | None) -> None:
+        """Of no interest."""
+
+    def printed(self, data: bytes) -> None:
+        """Of no interest."""
+
+    def ended(self, result: TaskResult) -> None:
+        """Never called."""
+
+    def failed(self, error: BaseException) -> None:
+        """Of no interest."""
+
+
+IGNORES: Final = _Ignores()
 
 
 class _Waiter:

@@ -12,7 +12,7 @@ from hivemind_p2p.tasks.spec import TaskListener, TaskSpec, TaskState
 from hivemind_p2p.types import PeerId
 
 if TYPE_CHECKING:
-    from hivemind_p2p.tasks.matching import Demand
+    from hivemind_p2p.tasks.demand import Demand
 
 MOST_BUSY: Final = 50
 """Times that peers may be too busy for a task before it fails: with the pauses between, several minutes."""
@@ -34,6 +34,11 @@ class Course:
         busy: How often peers were too busy for it.
         reopened: Whether it has been sent again because an idle channel had been closed.
         sent_at: When it was sent.
+        asked_back: Whether its peer was asked to give it back unless it has begun.
+        patient_until: Until when it waits for a peer, where there was one before; 0 while that is not the question.
+        original: What it is a copy of; None if it is none.
+        copies: Copies of it that are under way.
+        parked: Whether it was lost and goes on as its copies only.
         judge: Says whether its result is accepted, and so paid; there once a task has ended that is `judged`.
     """
 
@@ -51,6 +56,11 @@ class Course:
     reopened: bool = False
     asked_fresh: bool = False
     sent_at: float = 0.0
+    asked_back: bool = False
+    patient_until: float = 0.0
+    original: Course | None = None
+    copies: list[Course] = field(default_factory=list)
+    parked: bool = False
     judge: Callable[[bool], None] | None = None
 
     def move(self, state: TaskState, peer: PeerId | None = None) -> None:

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final
+import weakref
+from collections.abc import Hashable
+from typing import Final, Protocol
 
 import trio
 
-from hivemind_p2p.errors import HivemindError, NoPeerError
+from hivemind_p2p.errors import BusyError, HivemindError, NetworkError, NoPeerError
 from hivemind_p2p.interfaces import OfferBook
 from hivemind_p2p.tasks.course import Course
-from hivemind_p2p.tasks.matching import Demand, Matching, Placed
+from hivemind_p2p.tasks.matching import AskBack, Copy, Decision, Matching, Placed
+from hivemind_p2p.tasks.standing import Data
 from hivemind_p2p.types import Offer, PeerId
 
 REFRESH: Final = 2.0
 """Seconds after which the offers are looked at again while tasks wait: new peers get work soon."""
 
-Place = Callable[[Course, Offer], None]
-Fail = Callable[[Course, HivemindError], None]
+PATIENCE: Final = 20.0
+"""Seconds that a task waits for a peer where one had it already and was lost or is busy: a restart, or another peer."""
+
+LARGE_PART: Final = 64 << 10
+"""Bytes from which it matters where a shared part lies already."""
+
+
+class Placer(Protocol):
+    """Who does what was decided; `tasks.client.TaskClient` is it."""
+
+    def place(self, course: Course, offer: Offer) -> None:
+        """Gives a task to a peer."""
+
+    def ask_back(self, course: Course) -> None:
+        """Asks a task back from its peer, unless it has begun there."""
+
+    def copy(self, course: Course) -> Course:
+        """Makes a second copy of a task, to be placed."""
+
+    def fail(self, course: Course, error: HivemindError) -> None:
+        """Ends a task for which there is no peer."""
+
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to a peer and back, where that was measured."""
 
 
 class Dispatcher:
@@ -27,21 +51,22 @@ class Dispatcher:
     Args:
         offers: Who lends what.
         nursery: Where looking at offers goes on.
-        place: Called with a task and the peer for it.
-        fail: Called with a task for which there is none.
+        placer: Does what was decided.
     """
 
-    def __init__(self, offers: OfferBook, nursery: trio.Nursery, place: Place, fail: Fail) -> None:
+    def __init__(self, offers: OfferBook, nursery: trio.Nursery, placer: Placer) -> None:
         self._offers = offers
         self._nursery = nursery
-        self._place = place
-        self._fail = fail
+        self._placer = placer
         self._matching = Matching()
         self._peers: frozenset[PeerId] = frozenset()
         self._waiting: dict[int, Course] = {}
+        self._placed: dict[int, Course] = {}
         self._looked_at = -math.inf
         self._watching = False
         self._need_fresh = False
+        self._news = trio.Event()
+        self._sleeps_until = -math.inf
 
     @property
     def peers(self) -> frozenset[PeerId]:
@@ -51,76 +76,133 @@ class Dispatcher:
     def submit(self, course: Course) -> None:
         """Puts a task into its line; `decide` afterwards."""
         self._waiting[course.ticket] = course
-        self._matching.submit(course.ticket, course.demand)
+        family, data = _kind(course)
+        self._matching.submit(course.ticket, course.demand, family, data)
 
     def withdraw(self, course: Course) -> None:
         """Takes a task out that waits."""
         if self._waiting.pop(course.ticket, None) is not None:
             self._matching.withdraw(course.ticket, course.demand)
 
-    def released(self, peer: PeerId, demand: Demand, seconds: float | None = None) -> None:
-        """A task that was placed has ended there, however it did; `decide` afterwards."""
-        self._matching.released(peer, demand, seconds)
+    def began(self, course: Course) -> None:
+        """A task runs, says its peer."""
+        self._matching.began(course.ticket, trio.current_time())
+
+    def released(self, course: Course, seconds: float | None = None) -> None:
+        """A task that was placed has left its peer, however it ended; `decide` afterwards."""
+        self._placed.pop(course.ticket, None)
+        self._matching.released(course.ticket, trio.current_time(), seconds)
+
+    def lost(self, peer: PeerId) -> int:
+        """A peer has lost what it had; how often one after the other."""
+        self._matching.lost(peer)
+        return self._matching.streak(peer)
 
     def leave_alone(self, peer: PeerId, seconds: float) -> None:
         """Gives a peer nothing for a while."""
-        self._matching.failed(peer, until=trio.current_time() + seconds)
+        self._matching.leave_alone(peer, until=trio.current_time() + seconds)
 
     def decide(self) -> None:
-        """Places what can be placed."""
-        if not self._waiting:
-            return
-        if self._looked_at > -math.inf:
-            for decision in self._matching.decide(trio.current_time()):
-                course = self._waiting.pop(decision.ticket)
-                if isinstance(decision, Placed):
-                    self._place(course, decision.offer)
-                else:
-                    self._unplaceable(course, decision.error)
-        if self._waiting and not self._watching:
+        """Does what can be done now."""
+        now = trio.current_time()
+        if self._looked_at > -math.inf and (self._waiting or self._placed):
+            for decision in self._matching.decide(now):
+                self._do(decision, now)
+        if self._watching:
+            self._hurry(now)
+        elif self._wants_to_watch(now):
             self._watching = True
             self._nursery.start_soon(self._watch)
 
-    def _unplaceable(self, course: Course, error: NoPeerError) -> None:
-        """Asks once for the newest offers before a task fails."""
-        if course.asked_fresh:
+    def _do(self, decision: Decision, now: float) -> None:
+        if isinstance(decision, Placed):
+            course = self._waiting.pop(decision.ticket)
+            self._placed[decision.ticket] = course
+            self._placer.place(course, decision.offer)
+        elif isinstance(decision, AskBack):
+            self._placer.ask_back(self._placed[decision.ticket])
+        elif isinstance(decision, Copy):
+            copy = self._placer.copy(self._placed[decision.ticket])
+            self._placed[copy.ticket] = copy
+            self._matching.copied(decision.ticket, copy.ticket, decision.offer.peer.peer_id, now)
+            self._placer.place(copy, decision.offer)
+        else:
+            self._unplaceable(self._waiting.pop(decision.ticket), decision.error, now)
+
+    def _unplaceable(self, course: Course, error: NoPeerError, now: float) -> None:
+        """Asks for the newest offers before a task fails: once, or for a while where a peer had it already."""
+        if course.asked_fresh and not self._is_patient(course, now):
             # One error may stand for many tasks, and each has its own traceback.
-            self._fail(course, NoPeerError(error.message, hint=error.hint))
+            self._placer.fail(course, NoPeerError(error.message, hint=error.hint))
             return
-        course.asked_fresh = self._need_fresh = True
+        if not course.asked_fresh:
+            course.asked_fresh = self._need_fresh = True
         self._waiting[course.ticket] = course
 
+    def _is_patient(self, course: Course, now: float) -> bool:
+        if not isinstance(course.last, BusyError | NetworkError):
+            return False
+        course.patient_until = course.patient_until or now + PATIENCE
+        return now < course.patient_until
+
+    def _hurry(self, now: float) -> None:
+        """Wakes what watches where it sleeps for too long."""
+        wake_at = self._matching.wake_at(now)
+        if wake_at is not None and wake_at < self._sleeps_until:
+            self._news.set()
+
+    def _wants_to_watch(self, now: float) -> bool:
+        return bool(self._waiting) or self._matching.wake_at(now) is not None
+
     async def _watch(self) -> None:
-        """Looks at the offers, and at the clock, while tasks wait."""
+        """Looks at the offers, and at the clock, while tasks wait or idle peers may help."""
         try:
-            while self._waiting:
-                if self._need_fresh or trio.current_time() - self._looked_at >= REFRESH:
+            while self._wants_to_watch(trio.current_time()):
+                if self._waiting and (self._need_fresh or trio.current_time() - self._looked_at >= REFRESH):
                     await self._refresh()
                 self.decide()
-                if self._waiting and not self._need_fresh:
-                    await trio.sleep(self._pause())
+                if not self._need_fresh:
+                    await self._sleep()
         finally:
             self._watching = False
 
     async def _refresh(self) -> None:
-        fresh, self._need_fresh = self._need_fresh, False
-        again = [course for course in self._waiting.values() if course.asked_fresh] if fresh else []
+        again = [course for course in self._waiting.values() if course.asked_fresh]
+        self._need_fresh = False
         try:
-            offers = await self._offers.offers(fresh=fresh)
-            self._peers = frozenset(offer.peer.peer_id for offer in offers)
-            self._matching.offers_changed(offers)
+            offers = await self._offers.offers(fresh=bool(again))
         except HivemindError as error:
             for course in list(self._waiting.values()):
                 self.withdraw(course)
-                self._fail(course, error)
+                self._placer.fail(course, error)
             return
+        self._peers = frozenset(offer.peer.peer_id for offer in offers)
+        self._matching.offers_changed(offers)
+        for peer in self._peers:
+            if (round_trip := self._placer.round_trip(peer)) is not None:
+                self._matching.set_round_trip(peer, round_trip)
         self._looked_at = trio.current_time()
         for course in again:
             if course.ticket in self._waiting:
-                self._matching.submit(course.ticket, course.demand)
+                self._matching.withdraw(course.ticket, course.demand)
+                self.submit(course)
 
-    def _pause(self) -> float:
-        wake_at = self._matching.wake_at
-        if wake_at is None:
-            return REFRESH
-        return min(REFRESH, max(0.01, wake_at - trio.current_time()))
+    async def _sleep(self) -> None:
+        now = trio.current_time()
+        wake_at = self._matching.wake_at(now)
+        pause = REFRESH if wake_at is None else min(REFRESH, max(0.01, wake_at - now))
+        self._sleeps_until = now + pause
+        self._news = trio.Event()
+        with trio.move_on_after(pause):
+            await self._news.wait()
+        self._sleeps_until = -math.inf
+
+
+def _kind(course: Course) -> tuple[Hashable, Data]:
+    """What tasks of its like have in common, and what its peer has to be sent besides it."""
+    spec = course.spec
+    if spec.shared is None:
+        return spec.task_type, ()
+    family = weakref.ref(spec.shared)
+    size = len(spec.shared.data)
+    return family, ((family, size),) if size >= LARGE_PART else ()

@@ -22,7 +22,7 @@ from hivemind_p2p.errors import (
     StreamClosedError,
 )
 from hivemind_p2p.interfaces import Buffer, Channel, Network, Payer
-from hivemind_p2p.proto.task_channel_pb2 import Bill, FromCaller, FromWorker
+from hivemind_p2p.proto.task_channel_pb2 import Bill, FromCaller, FromWorker, Refused
 from hivemind_p2p.tasks import columns, wire
 from hivemind_p2p.tasks.columns import Piece, ResultRow, SubmitWriter
 from hivemind_p2p.tasks.course import Course
@@ -72,6 +72,12 @@ class LinkOwner(Protocol):
     def link_error(self, course: Course, error: HivemindError) -> None:
         """A task ended in an error of its own."""
 
+    def link_started(self, course: Course) -> None:
+        """The worker says that it runs a task."""
+
+    def link_returned(self, courses: Sequence[Course]) -> None:
+        """The worker gave tasks back that it was asked for, and has not begun them."""
+
     def link_refused(self, courses: Sequence[Course], error: HivemindError) -> None:
         """The worker will not run tasks, and has not."""
 
@@ -105,6 +111,7 @@ class Link:
         self._open: dict[int, Course] = {}
         self._running: dict[int, float] = {}
         self._cancelled: list[int] = []
+        self._asked_back: list[int] = []
         self._wanted: list[int] = []
         self._parts: dict[int, SharedPart] = {}
         self._pieces: deque[Piece] = deque()
@@ -138,6 +145,15 @@ class Link:
     def ring(self) -> None:
         """There is something to send."""
         self._bell.set()
+
+    def ask_back(self, course: Course) -> None:
+        """Asks the worker to give a task back, unless it has begun."""
+        if course.number in self._open:
+            self._asked_back.append(course.number)
+            self._bell.set()
+        elif course in self._unsent:
+            self._unsent.remove(course)
+            self._owner.link_returned([course])
 
     def give_up(self, course: Course) -> None:
         """Stops a task, wherever it is."""
@@ -227,6 +243,8 @@ class Link:
                 self._wanted.clear()
             message.cancelled.extend(self._cancelled)
             self._cancelled.clear()
+            message.wanted_back.extend(self._asked_back)
+            self._asked_back.clear()
             message.accepted.extend(self._accepted)
             message.rejected.extend(self._rejected)
             self._accepted.clear()
@@ -238,8 +256,8 @@ class Link:
 
     @property
     def _has_news(self) -> bool:
-        judged = self._accepted or self._rejected
-        return bool(self._unsent or self._cancelled or self._wanted or self._pieces or self._bills or judged)
+        words = self._cancelled or self._asked_back or self._accepted or self._rejected or self._wanted
+        return bool(self._unsent or words or self._pieces or self._bills)
 
     async def _wait(self, channel: Channel) -> bool:
         """Until there is something to send; True where the channel is to be closed."""
@@ -435,8 +453,7 @@ class Link:
         for number in message.started:
             self._started(number)
         for refused in message.refused:
-            courses = [course for number in refused.numbers if (course := self._open.pop(number, None)) is not None]
-            self._owner.link_refused(courses, columns.read_refusal(refused, self.peer))
+            self._refused(refused)
         if message.wanted_shared:
             self._wanted += message.wanted_shared
             self._bell.set()
@@ -464,11 +481,21 @@ class Link:
                 course.listener.printed(bytes(payload[at : at + size]))
             at += size
 
+    def _refused(self, refused: Refused) -> None:
+        courses = [course for number in refused.numbers if (course := self._open.pop(number, None)) is not None]
+        returned = [course for course in courses if course.asked_back]
+        others = [course for course in courses if not course.asked_back]
+        if returned:
+            self._owner.link_returned(returned)
+        if others:
+            self._owner.link_refused(others, columns.read_refusal(refused, self.peer))
+
     def _started(self, number: int) -> None:
         course = self._open.get(number)
         if course is not None and number not in self._running:
             self._running[number] = trio.current_time() + course.spec.needs.seconds + GRACE
             course.move(TaskState.RUNNING, self.peer)
+            self._owner.link_started(course)
 
     async def _result(self, row: ResultRow) -> None:
         course = self._open.get(row.number)

@@ -181,8 +181,7 @@ class Session:
             self._submit(message.submit, payload)
         elif payload:
             raise ProtocolError(f"peer {self._caller} sent bytes that belong to nothing")
-        for number in message.cancelled:
-            self._cancel(number)
+        self._stop(message)
         self._judge(message.accepted, message.rejected)
         if message.take_back:
             self._take_back()
@@ -190,6 +189,12 @@ class Session:
         self._hand_out()
         if self._leaving or message.take_back:
             self._bell.set()
+
+    def _stop(self, message: FromCaller) -> None:
+        for number in message.cancelled:
+            self._cancel(number)
+        if message.wanted_back:
+            self.hand_back(message.wanted_back, "its caller asked for it")
 
     def _submit(self, submit: Submit, payload: memoryview) -> None:
         shared, tasks = self._reader.read(submit, payload)

@@ -26,7 +26,7 @@ class FakeExecutor:
 
     def __init__(self, nursery, slots):
         self.ran, self.killed, self.at_once, self.most_at_once = [], [], 0, 0
-        self.tasks = []
+        self.tasks, self.slowness = [], 1.0
         self._nursery, self._slots = nursery, slots
         self._waiting, self._scopes = [], {}
 
@@ -81,7 +81,8 @@ class FakeExecutor:
         usage = Usage(wall_seconds=1.0, cpu_seconds=2.0, peak_memory_bytes=3)
         verb, _, rest = bytes(work.payload).decode().partition(" ")
         if verb in ("sleep", "print"):
-            await trio.sleep(float(rest))
+            await trio.sleep(float(rest) * self.slowness)
+            usage = replace(usage, wall_seconds=float(rest) * self.slowness)
         if verb == "raise":
             return Outcome(
                 usage, error_code=TaskFailedError.code(), error_message="KeyError: 'x'", remote_traceback="T"

@@ -6,20 +6,22 @@ from hypothesis import strategies as st
 
 from hivemind_p2p.errors import BusyError, ConfigurationError, TaskRefusedError
 from hivemind_p2p.tasks.admission import LEAST_QUEUE, MOST_WAITING_BYTES, Admission, Lent
-from hivemind_p2p.tasks.matching import Demand, Matching, Placed, Unplaceable
+from hivemind_p2p.tasks.demand import Demand
+from hivemind_p2p.tasks.matching import AskBack, Copy, Matching, Placed, Unplaceable
 from hivemind_p2p.tasks.spec import TaskState, cost_of
 from hivemind_p2p.types import Credits, Needs, Offer, PeerId, PeerInfo, Prices, Usage
 
 GIB = 1 << 30
 
 
-def offer(name, cpus=1.0, memory=4 * GIB, price=100, types=("function/1",)):
-    prices = Prices(per_task=Credits(price))
-    return Offer(PeerInfo(PeerId(name)), cpus=cpus, memory_bytes=memory, task_types=types, prices=prices)
+def offer(name, cpus=1.0, memory=4 * GIB, price=100, types=("function/1",), **more):
+    prices = Prices(per_task=Credits(price), per_cpu_second=Credits(10 * price))
+    return Offer(PeerInfo(PeerId(name)), cpus=cpus, memory_bytes=memory, task_types=types, prices=prices, **more)
 
 
-def demand(cpus=1.0, memory=GIB, max_cost=1000, excluded=(), idempotent=True):
-    return Demand("function/1", cpus, memory, Credits(max_cost), frozenset(map(PeerId, excluded)), idempotent)
+def demand(cpus=1.0, memory=GIB, max_cost=1000, excluded=(), idempotent=True, **more):
+    needs = Needs(cpus=cpus, memory=memory, **more)
+    return Demand("function/1", needs, Credits(max_cost), map(PeerId, excluded), idempotent=idempotent)
 
 
 def placements(matching, now=0.0):
@@ -28,12 +30,24 @@ def placements(matching, now=0.0):
     return {decision.ticket: decision.offer.peer.peer_id for decision in decisions}
 
 
-def test_the_peer_with_the_most_room_then_the_cheapest_then_the_first():
+def learned(times, family=None):
+    """A matching that knows how long tasks take at each of some peers with one cpu."""
+    matching = Matching()
+    matching.offers_changed([offer(name) for name in times])
+    ticket = -1
+    for name, seconds in times.items():
+        for _ in range(30):
+            matching.estimates.learn(PeerId(name), family, seconds)
+        ticket -= 1
+    return matching
+
+
+def test_a_free_peer_before_a_busy_one_then_the_cheapest_then_the_first():
     matching = Matching()
     matching.offers_changed([offer("c"), offer("b"), offer("dear", price=200), offer("large", cpus=2.0)])
     for ticket in range(6):
         matching.submit(ticket, demand())
-    assert list(placements(matching).values()) == ["large", "large", "b", "c", "large", "dear"]
+    assert list(placements(matching).values()) == ["b", "c", "large", "large", "dear", "large"]
 
 
 def test_when_all_are_full_a_task_waits_for_room():
@@ -43,23 +57,137 @@ def test_when_all_are_full_a_task_waits_for_room():
         matching.submit(ticket, demand())
     assert placements(matching) == {0: "a", 1: "a"}
     assert placements(matching) == {}
-    matching.released(PeerId("a"), demand())
+    matching.released(0, 1.0)
     assert placements(matching) == {2: "a"}
     matching.withdraw(3, demand())
-    matching.released(PeerId("a"), demand())
+    matching.released(1, 1.0)
     assert placements(matching) == {}
     assert matching.waiting == 0
+
+
+def test_where_tasks_end_sooner_they_go_first_and_more_of_them():
+    matching = learned({"fast": 1.0, "slow": 3.9})
+    for ticket in range(4):
+        matching.submit(ticket, demand())
+    assert list(placements(matching).values()) == ["fast", "fast", "slow"], "and one waits for the fast one"
+
+
+def test_a_slow_peer_gets_nothing_that_the_others_will_have_ended_sooner():
+    matching = learned({"fast": 1.0, "slow": 30.0})
+    for ticket in range(4):
+        matching.submit(ticket, demand())
+    assert placements(matching) == {0: "fast", 1: "fast"}
+    for ticket in range(4, 100):
+        matching.submit(ticket, demand())
+    assert "slow" in placements(matching, 1.0).values(), "of so many one is worth it"
+
+
+def test_far_and_unreliable_and_dear_peers_count_as_slower():
+    for change in ("far", "unreliable", "dear"):
+        matching = learned({"a": 1.0, "b": 1.0})
+        if change == "far":
+            matching.set_round_trip(PeerId("a"), 0.3)
+        elif change == "unreliable":
+            matching.lost(PeerId("a"))
+        else:
+            matching.offers_changed([offer("a", price=300), offer("b")])
+        matching.submit(0, demand())
+        assert placements(matching) == {0: "b"}, change
+
+
+def test_data_draws_tasks_to_where_it_lies():
+    matching = learned({"a": 1.0, "b": 1.0})
+    data = (("the input", 100_000_000),)
+    matching.submit(0, demand(), None, data)
+    assert placements(matching) == {0: "a"}
+    matching.released(0, 5.0)
+    matching.submit(1, demand(), None, data)
+    matching.submit(2, demand(), None, data)
+    assert placements(matching, 5.0) == {1: "a", 2: "a"}, "to wait a second is quicker than to send it elsewhere"
 
 
 def test_a_peer_that_failed_is_left_alone_until_its_time():
     matching = Matching()
     matching.offers_changed([offer("a"), offer("b")])
-    matching.failed(PeerId("a"), until=5.0)
+    matching.leave_alone(PeerId("a"), until=5.0)
     for ticket in range(3):
         matching.submit(ticket, demand())
     assert placements(matching, now=1.0) == {0: "b", 1: "b"}
-    assert matching.wake_at == 5.0
+    assert matching.wake_at(1.0) <= 5.0
     assert placements(matching, now=5.0) == {2: "a"}
+
+
+def test_a_peer_that_understates_its_time_is_found_out():
+    matching = learned({"a liar": 1.0, "honest": 1.0})
+    given = []
+    for ticket in range(40):
+        matching.submit(ticket, demand())
+        (decision,) = matching.decide(10.0 * ticket)
+        peer = decision.offer.peer.peer_id
+        matching.released(ticket, 10.0 * ticket + (9.0 if peer == "a liar" else 1.0), 0.5 if peer == "a liar" else 1.0)
+        given.append(peer)
+    assert given[0] == "a liar"
+    assert given.count("a liar") < 5
+
+
+def test_priority_goes_first():
+    matching = Matching()
+    matching.offers_changed([offer("a")])
+    urgent = Demand("function/1", Needs(), Credits(1000), priority=1)
+    for ticket in range(3):
+        matching.submit(ticket, demand())
+    matching.submit(3, urgent)
+    assert list(placements(matching)) == [3, 0]
+
+
+def test_idle_peers_help_at_the_end():
+    """Of two tasks at a slow peer, the one that waits is asked back, and the one that runs gets a copy."""
+    matching = learned({"fast": 1.0, "slow": 1.0})
+    matching.leave_alone(PeerId("fast"), until=1.0)
+    matching.submit(0, demand())
+    matching.submit(1, demand())
+    assert placements(matching) == {0: "slow", 1: "slow"}
+    matching.began(0, 0.0)
+    for _ in range(30):
+        matching.estimates.learn(PeerId("slow"), None, 10.0)
+        matching.estimates.learn(PeerId("fast"), None, 1.0)
+    assert matching.decide(2.0) == [AskBack(1)]
+    matching.released(1, 2.0)
+    matching.submit(1, demand())
+    assert placements(matching, 2.05) == {1: "fast"}
+    matching.released(1, 3.0, 1.0)
+    (copy,) = matching.decide(3.5)
+    assert isinstance(copy, Copy)
+    assert (copy.ticket, copy.offer.peer.peer_id) == (0, "fast")
+    matching.copied(0, 7, PeerId("fast"), 3.5)
+    assert matching.decide(3.7) == [], "one is enough as long as it is on time"
+    matching.released(7, 4.5, 1.0)
+    matching.released(0, 4.5)
+    assert matching.wake_at(5.0) is None
+
+
+def test_a_copy_takes_the_place_of_an_original_that_was_lost():
+    matching = learned({"fast": 1.0, "slow": 10.0, "third": 1.0})
+    matching.leave_alone(PeerId("fast"), until=1.0)
+    matching.leave_alone(PeerId("third"), until=50.0)
+    matching.submit(0, demand())
+    assert placements(matching) == {0: "slow"}
+    matching.began(0, 0.0)
+    matching.began(0, 0.0)
+    (copy,) = matching.decide(2.0)
+    matching.copied(copy.ticket, 1, PeerId("fast"), 2.0)
+    matching.released(0, 2.5)
+    decisions = [decision for now in range(3, 80) for decision in matching.decide(float(now))]
+    assert {decision.ticket for decision in decisions} == {1}, "now that one is watched"
+
+
+def test_what_must_not_run_twice_gets_no_copy():
+    matching = learned({"fast": 1.0, "slow": 10.0})
+    matching.leave_alone(PeerId("fast"), until=1.0)
+    matching.submit(0, demand(idempotent=False))
+    assert placements(matching) == {0: "slow"}
+    matching.began(0, 0.0)
+    assert [decision for now in range(2, 80) for decision in matching.decide(float(now))] == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +197,11 @@ def test_a_peer_that_failed_is_left_alone_until_its_time():
         (demand(memory=99 * GIB), "bytes of memory"),
         (demand(max_cost=1), "may cost"),
         (demand(excluded=["a"]), "refused or lost"),
-        (Demand("wasm/1", 1, 1, Credits(1000)), "do not run wasm/1"),
+        (Demand("wasm/1", Needs(memory=1), Credits(1000)), "do not run wasm/1"),
+        (demand(gpus=1), "less than 1 GPUs"),
+        (demand(disk="1MB"), "bytes of disk"),
+        (demand(location="eu"), "not in eu"),
+        (demand(software=("ffmpeg",)), "do not have ffmpeg"),
     ],
 )
 def test_what_no_peer_offers_is_said(wanted, reason):
@@ -110,12 +242,15 @@ def test_no_task_is_lost_or_placed_twice_and_no_peer_overfilled(events):
             running[ticket] = (None, demand(cpus=min(amount, 3.0)))
             ticket += 1
         elif kind == "release" and (busy := [t for t, (peer, _) in running.items() if peer]):
-            peer, wanted = running.pop(busy[0])
-            matching.released(peer, wanted)
+            del running[busy[0]]
+            matching.released(busy[0], now, amount)
         elif kind == "fail":
-            matching.failed(PeerId("a"), until=now + amount)
+            matching.leave_alone(PeerId("a"), until=now + amount)
         now += amount if kind == "tick" else 0.0
         for decision in matching.decide(now):
+            if isinstance(decision, AskBack | Copy):
+                assert running[decision.ticket][0]
+                continue
             assert isinstance(decision, Placed)
             waiting.remove(decision.ticket)
             running[decision.ticket] = (decision.offer.peer.peer_id, running[decision.ticket][1])
@@ -148,7 +283,7 @@ def test_short_tasks_are_sent_ahead_and_those_that_must_not_be_lost_are_not():
     matching.offers_changed([offer("a")])
     matching.submit(0, demand())
     assert len(matching.decide(0.0)) == 1
-    matching.released(PeerId("a"), demand(), 0.001)
+    matching.released(0, 0.001, 0.001)
     for ticket in range(1, 1001):
         matching.submit(ticket, demand() if ticket % 2 else once)
     placed = matching.decide(0.0)

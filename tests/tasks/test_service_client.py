@@ -602,7 +602,9 @@ async def test_a_task_is_begun_once_however_slowly_its_messages_leave(
     await trio.sleep(300)
     assert all(listener.told[-1].value == "1" for listener in listeners)
     begun = [work.task_id for worker in hive.workers for work in worker.executor.tasks]
-    assert sorted(begun) == sorted(f"t{number}" for number in range(60))
+    assert set(begun) == {f"t{number}" for number in range(60)}
+    if not idempotent:  # of others, late ones have copies
+        assert len(begun) == 60
 
 
 class Listener:
