@@ -8,6 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,14 +20,17 @@ from hivemind_p2p.credits.accounts import AccountClient
 from hivemind_p2p.errors import (
     AccountRequiredError,
     ConfigurationError,
+    HivemindError,
     NetworkError,
+    UnknownJobError,
 )
 from hivemind_p2p.job import Job
 from hivemind_p2p.job_listener import JobListener
 from hivemind_p2p.model import AsyncModel
 from hivemind_p2p.peer import Peer, open_peer
 from hivemind_p2p.task_methods import FUNCTION, TaskMethods
-from hivemind_p2p.tasks.options import Options
+from hivemind_p2p.tasks.job_book import JobBook
+from hivemind_p2p.tasks.options import ORDINARY, Options
 from hivemind_p2p.tasks.references import INLINE_BYTES, Reference
 from hivemind_p2p.tasks.special import SpecialTasks
 from hivemind_p2p.types import ByteRange, FileEntry, Link
@@ -57,14 +61,59 @@ class AsyncHive(TaskMethods):
         self._put_count = itertools.count()
         self._open: set[JobListener] = set()
         accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
-        self._special = SpecialTasks(peer.tasks, peer.offers, accounts, peer.peer_id, nursery)
+        self._book = JobBook(peer.folder / "jobs") if peer.settings.data is not None else None
+        if self._book is not None:
+            self._book.tidy()
+        self._special = SpecialTasks(peer.tasks, peer.offers, accounts, peer.peer_id, nursery, self._book)
 
     def launch(self, job: Job[Any], spec: TaskSpec, options: Options) -> None:
         """Starts a task for a job; may be called from any thread. Many at once cross to the trio thread together."""
+        if options.keep and not spec.again:
+            self._kept().begin(spec, job.name)
         self._inbox.append((job, spec, options))
         if not self._rung:
             self._rung = True
             self.from_anywhere(self._take_inbox)
+
+    def job(self, job_id: str) -> Job[Any]:
+        """A job by its id, also one that an earlier program with the same data folder started with ``keep=True``.
+
+        What has ended gives its result at once. What has not is taken up again with the peer that has it; if that peer
+        is gone, it runs elsewhere, or is lost if it must not run twice.
+
+        Raises:
+            UnknownJobError: There is no such job.
+        """
+        running = next((listener.job for listener in list(self._open) if listener.job.id == job_id), None)
+        if running is not None:
+            return running
+        kept = self._kept(UnknownJobError).read(job_id)
+        job: Job[Any] = Job(job_id, kept.name)
+        if kept.result is not None:
+            result = kept.result
+            job.moved("COMPLETED", None)
+            job.complete(result.value, peer=result.peer, cost=result.cost, output=result.output)
+        elif kept.error is not None:
+            job.moved("FAILED", kept.peer)
+            job.fail(kept.error)
+        else:
+            begun = kept.peer is not None
+            peers = frozenset([kept.peer]) if kept.peer is not None else None
+            self.launch(job, replace(kept.spec, again=begun, peers=peers), _as_kept(kept.spec))
+        return job
+
+    def jobs(self) -> list[str]:
+        """The ids of all jobs that were started with ``keep=True`` and are kept still, the newest last."""
+        return self._kept().ids()
+
+    def forget_job(self, job_id: str) -> None:
+        """Keeps a job no longer; cancel it first where it still runs."""
+        self._kept().forget(job_id)
+
+    def _kept(self, error: type[HivemindError] = ConfigurationError) -> JobBook:
+        if self._book is None:
+            raise error("this hive keeps no jobs", hint="Name a folder for its data: connect(..., data=...).")
+        return self._book
 
     def cores(self) -> int:
         """Cores that the hive lent to functions when it was last looked at; at least one."""
@@ -102,7 +151,7 @@ class AsyncHive(TaskMethods):
             if self._closed:
                 job.fail(ConfigurationError("this hive is closed", hint="Connect again with hm.connect(...)."))
                 continue
-            listener = JobListener(self, job)
+            listener = JobListener(self, job, keep=options.keep)
             self._open.add(listener)
             if options.ordinary:
                 listener.end_work = partial(tasks.cancel, tasks.start(spec, listener))
@@ -126,7 +175,10 @@ class AsyncHive(TaskMethods):
         """Cancels what runs. Leaving `open_hive` does this."""
         self._closed = True
         for listener in list(self._open):
-            listener.job.cancel()
+            if listener.keep:
+                listener.leave()
+            else:
+                listener.job.cancel()
         self._take_inbox()
         if self._put_folder is not None:
             shutil.rmtree(self._put_folder, ignore_errors=True)
@@ -295,6 +347,11 @@ async def open_hive(
             yield hive
         finally:
             hive.close()
+
+
+def _as_kept(spec: TaskSpec) -> Options:
+    """Options for a job that is taken up again; what it needs stands in the spec."""
+    return ORDINARY.but(keep=True, idempotent=spec.idempotent)
 
 
 def _local(path: Path | str) -> Path:

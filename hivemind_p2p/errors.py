@@ -50,6 +50,7 @@ that was tried) and what to do about it (`hint`). Only `net/` turns libp2p's exc
     │   ├── TaskMemoryError           the task used more memory than it was allowed to
     │   ├── TaskCrashedError          the child process died (killed, segmentation fault, exit)
     │   ├── TaskLostError             a task that must not run twice may have begun on a lost peer
+    │   ├── UnknownJobError           there is no job of this id, or nothing was kept of it
     │   ├── DisagreementError         the peers that were asked for the same result did not agree
     │   └── SandboxError              the sandbox could not be set up
     └── CreditError
@@ -350,6 +351,12 @@ class TaskLostError(TaskError):
     """A task that must not run twice may have begun on a peer that was lost."""
 
     default_hint = "Look whether it had an effect. If it may run twice, say so: idempotent=True."
+
+
+class UnknownJobError(TaskError):
+    """There is no job of this id, or nothing was kept of it."""
+
+    default_hint = "Only jobs that were started with keep=True are found again; hive.jobs() lists them."
 
 
 class DisagreementError(TaskError):

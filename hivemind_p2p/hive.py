@@ -89,6 +89,19 @@ class Hive(TaskMethods):
         self._check_open()
         self._asynchronous.launch(job, spec, options)
 
+    def job(self, job_id: str) -> Job[Any]:
+        """A job by its id, also one of an earlier program. See `AsyncHive.job`."""
+        self._check_open()
+        return self._asynchronous.job(job_id)
+
+    def jobs(self) -> list[str]:
+        """The ids of all jobs that were started with ``keep=True`` and are kept still, the newest last."""
+        return self._asynchronous.jobs()
+
+    def forget_job(self, job_id: str) -> None:
+        """Keeps a job no longer; cancel it first where it still runs."""
+        self._asynchronous.forget_job(job_id)
+
     def cores(self) -> int:
         """Cores that the hive lends to functions now, this program's own peer left out; at least one."""
         if self.may_wait:

@@ -42,7 +42,7 @@ class Linked(_message.Message):
     def __init__(self, number: _Optional[int] = ..., link: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("kinds", "shared", "shared_sizes", "numbers", "task_ids", "task_kinds", "task_shared", "task_sizes", "inputs")
+    __slots__ = ("kinds", "shared", "shared_sizes", "numbers", "task_ids", "task_kinds", "task_shared", "task_sizes", "inputs", "again")
     KINDS_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     SHARED_SIZES_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class Submit(_message.Message):
     TASK_SHARED_FIELD_NUMBER: _ClassVar[int]
     TASK_SIZES_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     kinds: _containers.RepeatedCompositeFieldContainer[Kind]
     shared: _containers.RepeatedScalarFieldContainer[int]
     shared_sizes: _containers.RepeatedScalarFieldContainer[int]
@@ -61,7 +62,8 @@ class Submit(_message.Message):
     task_shared: _containers.RepeatedScalarFieldContainer[int]
     task_sizes: _containers.RepeatedScalarFieldContainer[int]
     inputs: _containers.RepeatedCompositeFieldContainer[Linked]
-    def __init__(self, kinds: _Optional[_Iterable[_Union[Kind, _Mapping]]] = ..., shared: _Optional[_Iterable[int]] = ..., shared_sizes: _Optional[_Iterable[int]] = ..., numbers: _Optional[_Iterable[int]] = ..., task_ids: _Optional[_Iterable[str]] = ..., task_kinds: _Optional[_Iterable[int]] = ..., task_shared: _Optional[_Iterable[int]] = ..., task_sizes: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Iterable[_Union[Linked, _Mapping]]] = ...) -> None: ...
+    again: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kinds: _Optional[_Iterable[_Union[Kind, _Mapping]]] = ..., shared: _Optional[_Iterable[int]] = ..., shared_sizes: _Optional[_Iterable[int]] = ..., numbers: _Optional[_Iterable[int]] = ..., task_ids: _Optional[_Iterable[str]] = ..., task_kinds: _Optional[_Iterable[int]] = ..., task_shared: _Optional[_Iterable[int]] = ..., task_sizes: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Iterable[_Union[Linked, _Mapping]]] = ..., again: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("number", "of_shared")

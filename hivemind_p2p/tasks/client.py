@@ -124,6 +124,17 @@ class TaskClient:
         self._end(course, TaskState.CANCELLED)
         self.go_on()
 
+    def abandon(self, course: Course) -> None:
+        """Leaves a task that is kept to whom it was given; its listener hears no more of it."""
+        if course not in self._courses:
+            return
+        self._courses.discard(course)
+        self._dispatcher.withdraw(course)
+        if course.peer is not None:
+            if (link := self._links.get(course.peer)) is not None:
+                link.abandon(course)
+            self._release(course)
+
     def _withdraw(self, course: Course) -> None:
         self._dispatcher.withdraw(course)
         if course.peer is not None:
@@ -166,7 +177,10 @@ class TaskClient:
     async def close(self) -> None:
         """Cancels what is under way, pays what is owed, and closes the channels."""
         for course in list(self._courses):
-            self.cancel(course)
+            if course.spec.keep:
+                self.abandon(course)
+            else:
+                self.cancel(course)
         for link in self._links.values():
             link.leave()
         while self._links:

@@ -65,6 +65,7 @@ class Received:
         size: Bytes of its payload.
         payload: None where it comes in pieces.
         inputs: Files in the swarm that it reads.
+        again: Whether it may have begun here before.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Received:
     size: int
     payload: bytes | None
     inputs: tuple[Input, ...] = ()
+    again: bool = False
 
 
 class SubmitWriter:
@@ -105,6 +107,8 @@ class SubmitWriter:
         submit.task_shared.extend(task_shared)
         submit.task_sizes.extend([len(task.payload) for task in tasks])
         for number, task in zip(numbers, tasks, strict=True):
+            if task.again:
+                submit.again.append(number)
             for each in task.inputs:
                 submit.inputs.add(number=number, link=each.link, bytes=each.length)
             if len(task.payload) <= INLINE_BYTES:
@@ -226,8 +230,12 @@ class SubmitReader:
         rows = zip(numbers, *columns, strict=True)
         tasks = [self._task(cut, *row) for row in rows]
         cut.check_end()
-        if submit.inputs:
-            self._read_inputs(submit, {task.number: task for task in tasks})
+        if submit.inputs or submit.again:
+            by_number = {task.number: task for task in tasks}
+            self._read_inputs(submit, by_number)
+            for number in submit.again:
+                if number in by_number:
+                    by_number[number].again = True
         return shared, tasks
 
     def _read_inputs(self, submit: Submit, tasks: dict[int, Received]) -> None:

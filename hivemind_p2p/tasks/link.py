@@ -169,6 +169,15 @@ class Link:
         elif course in self._unsent:
             self._unsent.remove(course)
 
+    def abandon(self, course: Course) -> None:
+        """Leaves a task that is kept to its worker."""
+        if self._open.pop(course.number, None) is not None:
+            self._running.pop(course.number, None)
+            self._values.pop(course.number, None)
+            self._given_up[course.number] = course.spec.max_cost
+        elif course in self._unsent:
+            self._unsent.remove(course)
+
     def leave(self) -> None:
         """Pays what is owed, and closes."""
         self._leaving = True

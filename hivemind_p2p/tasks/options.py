@@ -68,6 +68,8 @@ class Options:
             raise ConfigurationError("what is verified runs several times, and this may not run twice")
         if self.verify is not None and self.trust == "pickle":
             raise ConfigurationError("a quorum is of other accounts, and pickles are taken from one's own only")
+        if self.keep and not (self.verify is None and self.trust == "values"):
+            raise ConfigurationError("what is kept is a simple task, without a quorum and without pickles")
         object.__setattr__(self, "limit", credits_of(self.max_cost))
         object.__setattr__(self, "level", PRIORITIES[self.priority])
 

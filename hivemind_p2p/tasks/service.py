@@ -22,6 +22,7 @@ from hivemind_p2p.tasks import registry, wire
 from hivemind_p2p.tasks.admission import Admission, Lent
 from hivemind_p2p.tasks.columns import Received
 from hivemind_p2p.tasks.inputs import Inputs
+from hivemind_p2p.tasks.kept_work import KeptWorks
 from hivemind_p2p.tasks.session import Session
 from hivemind_p2p.types import PeerId, Prices, Work
 
@@ -72,6 +73,7 @@ class TaskService:
         self.slots = max(1, int(lent.cpus))
         self.admission = Admission(lent)
         self.inputs = Inputs(content) if content is not None else None
+        self.kept = KeptWorks()
         self._sessions: set[Session] = set()
         self.completed = self.failed = self.cancelled = self.earned = self.unpaid = self.rejected = 0
         network.serve(wire.PROTOCOL, self._converse, most_at_once=MOST_CALLS)
@@ -102,6 +104,11 @@ class TaskService:
         """Gives back to their callers all tasks that have not begun; they go elsewhere."""
         for session in self._sessions:
             session.hand_back()
+
+    def tidy(self, now: float) -> None:
+        """Stops and forgets what was kept too long for callers that did not come back."""
+        for work in self.kept.tidy(now):
+            self.executor.cancel(work)
 
     def check(self, task: Received, caller: PeerId) -> None:
         """Whether a task is taken.

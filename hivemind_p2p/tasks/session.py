@@ -24,6 +24,7 @@ from hivemind_p2p.errors import (
     StreamClosedError,
     TaskCrashedError,
     TaskError,
+    TaskLostError,
     TaskRefusedError,
     VoucherError,
 )
@@ -31,9 +32,10 @@ from hivemind_p2p.interfaces import Buffer, Channel
 from hivemind_p2p.proto.task_channel_pb2 import Allowance, Bill, FromCaller, FromWorker, Settled, Submit
 from hivemind_p2p.tasks import columns, wire
 from hivemind_p2p.tasks.columns import Ended, Gathering, KindKey, Piece, Received, SubmitReader
+from hivemind_p2p.tasks.kept_work import KeptWork
 from hivemind_p2p.tasks.spec import cost_of
 from hivemind_p2p.tasks.tab import WorkerTab
-from hivemind_p2p.types import Credits, Outcome, SharedPart, Work
+from hivemind_p2p.types import Credits, Outcome, SharedPart, Usage, Work
 
 if TYPE_CHECKING:
     from hivemind_p2p.tasks.service import TaskService
@@ -70,6 +72,7 @@ class _Held:
     bytes: int
     handed: bool = False
     fetching: bool = False
+    kept: KeptWork | None = None
 
 
 @dataclass(slots=True)
@@ -138,9 +141,15 @@ class Session:
 
     def _give_up(self) -> None:
         """The caller is gone: so is what it wanted."""
+        now = trio.current_time()
         for held in list(self._held.values()):
+            if held.kept is not None:
+                self._service.kept.left(held.kept, now)
+                self._forget(held)
+                continue
             self._service.cancelled += 1
             self._drop(held)
+        self._service.tidy(now)
         for size in [received.size for received in self._without_payload.values()]:
             self._service.admission.leave(size)
         for rows in self._without_shared.values():
@@ -253,6 +262,8 @@ class Session:
                 self._without_shared.setdefault(received.shared, []).append((received, payload))
                 return
         kind = received.kind
+        if kind.keep and self._took_up(received):
+            return
         work = Work(
             received.task_id,
             self._caller,
@@ -272,6 +283,27 @@ class Session:
             self._nursery.start_soon(self._fetch_inputs, held)
         else:
             self._ready.append(held)
+
+    def _took_up(self, received: Received) -> bool:
+        """Goes on with a task that was begun for this caller before, or says that it is lost."""
+        kept = self._service.kept.find(self._caller, received.task_id)
+        if kept is None and received.again and received.kind.at_most_once:
+            lost = "it may have begun, and this peer knows nothing of it any more"
+            self._service.admission.leave(received.size)
+            outcome = Outcome(Usage(), error_code=TaskLostError.code(), error_message=lost)
+            self._news.ended.append(Ended(received.number, outcome))
+            self._bell.set()
+            return True
+        if kept is None or kept.work in self._of_work:
+            return False
+        held = _Held(received.number, received.kind, kept.work, received.size, handed=True, kept=kept)
+        self._held[held.number] = held
+        self._of_work[held.work] = held
+        self._handed += 1
+        kept.session = self
+        if kept.outcome is not None:
+            self.ended(kept.work, kept.outcome)
+        return True
 
     async def _fetch_inputs(self, held: _Held) -> None:
         inputs = self._service.inputs
@@ -307,7 +339,9 @@ class Session:
             ready.popleft()
             held.handed = True
             self._handed += 1
-            executor.submit(held.work, self)
+            if held.kind.keep:
+                held.kept = self._service.kept.begin(held.work, self)
+            executor.submit(held.work, held.kept or self)
         if self._handed != before:
             executor.go_on()
 
@@ -349,6 +383,7 @@ class Session:
     def _drop(self, held: _Held) -> None:
         if held.handed:
             self._service.executor.cancel(held.work)
+            self._service.kept.drop(held.work)
             self._handed -= 1
         elif not held.fetching:
             self._ready.remove(held)
@@ -386,7 +421,8 @@ class Session:
         service.completed += not outcome.error_code
         service.failed += bool(outcome.error_code)
         cost = Credits(0)
-        if service.earner is not None and outcome.error_code not in UNBILLED:
+        paid_before = held.kept is not None and held.kept.charged
+        if service.earner is not None and outcome.error_code not in UNBILLED and not paid_before:
             cost = cost_of(outcome.usage, service.prices, held.kind.max_cost)
             self._charge(held, cost)
         ended = Ended(held.number, outcome, cost)
@@ -493,6 +529,8 @@ class Session:
 
     def _charge(self, held: _Held, cost: Credits) -> None:
         """Notes what a task costs: at once, or once its caller has accepted what came of it."""
+        if held.kept is not None:
+            held.kept.charged = True
         if not held.kind.judged:
             self._tab.done(cost, held.kind.task_type, trio.current_time())
             return

@@ -81,6 +81,7 @@ class TaskSpec:
         peers: The only ones that may run it; None for all.
         excluded: Those that may not.
         inputs: Files in the swarm that it reads.
+        again: Whether it may have begun before, with a peer that keeps it.
     """
 
     task_id: str
@@ -99,6 +100,7 @@ class TaskSpec:
     peers: frozenset[PeerId] | None = None
     excluded: frozenset[PeerId] = frozenset()
     inputs: tuple[Input, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

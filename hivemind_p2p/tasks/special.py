@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from hivemind_p2p.errors import AccountRequiredError, HivemindError, NoPeerError, ProtocolError
+from hivemind_p2p.errors import (
+    AccountRequiredError,
+    HivemindError,
+    NoPeerError,
+    ProtocolError,
+    TaskError,
+    TaskLostError,
+)
 from hivemind_p2p.tasks.spec import TaskListener, TaskResult, TaskSpec, TaskState
 from hivemind_p2p.tasks.verification import VerifiedTask
 from hivemind_p2p.types import PeerId
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
 
     from hivemind_p2p.interfaces import AccountBook, OfferBook
     from hivemind_p2p.tasks.client import TaskClient
+    from hivemind_p2p.tasks.course import Course
+    from hivemind_p2p.tasks.job_book import JobBook
     from hivemind_p2p.tasks.options import Options
 
 
@@ -34,11 +43,19 @@ class SpecialTasks:
         accounts: Whose they are.
         me: This peer.
         nursery: Where they live.
+        book: Where kept ones are written down; None where nothing can be kept.
     """
 
     def __init__(
-        self, client: TaskClient, offers: OfferBook, accounts: AccountBook, me: PeerId, nursery: trio.Nursery
+        self,
+        client: TaskClient,
+        offers: OfferBook,
+        accounts: AccountBook,
+        me: PeerId,
+        nursery: trio.Nursery,
+        book: JobBook | None = None,
     ) -> None:
+        self._book = book
         self._client = client
         self._offers = offers
         self._accounts = accounts
@@ -51,6 +68,10 @@ class SpecialTasks:
             verified = VerifiedTask(self._client, self._offers, self._accounts, spec, options.verify, listener)
             self._nursery.start_soon(verified.run)
             return verified.cancel
+        if options.keep:
+            kept = _KeptTask(self._client, spec, listener, self._book)
+            kept.start()
+            return kept.cancel
         trusted = _TrustedTask(self._client, spec, listener)
         self._nursery.start_soon(self._start_trusted, trusted)
         return trusted.cancel
@@ -71,6 +92,66 @@ class SpecialTasks:
         if not own:
             raise NoPeerError(f"no peer of the account {me!r} lends anything", hint="Start one under this account.")
         return own
+
+
+class _KeptTask:
+    """A task that is written down; a `TaskListener` that does so."""
+
+    def __init__(self, client: TaskClient, spec: TaskSpec, listener: TaskListener, book: JobBook | None) -> None:
+        assert book is not None
+        self._client = client
+        self._spec = spec
+        self._listener = listener
+        self._book = book
+        self._course: Course | None = None
+        self._peer: PeerId | None = None
+
+    def start(self) -> None:
+        """Starts it, or takes it up again where it is."""
+        self._course = self._client.start(self._spec, self)
+        self._client.go_on()
+
+    def _go_on(self, spec: TaskSpec) -> None:
+        self._spec = spec
+        self.start()
+
+    def cancel(self) -> None:
+        """Ends it for good."""
+        if self._course is not None:
+            self._client.cancel(self._course)
+        self._book.forget(self._spec.task_id)
+
+    def moved(self, state: TaskState, peer: PeerId | None) -> None:
+        """Notes with whom it is, and passes it on."""
+        if state is TaskState.ASSIGNED and peer is not None:
+            self._peer = peer
+            self._book.assigned(self._spec.task_id, peer)
+        self._listener.moved(state, peer)
+
+    def printed(self, data: bytes) -> None:
+        """Passes it on."""
+        self._listener.printed(data)
+
+    def ended(self, result: TaskResult) -> None:
+        """Notes it, and passes it on."""
+        self._book.ended(self._spec.task_id, result)
+        self._listener.ended(result)
+
+    def failed(self, error: BaseException) -> None:
+        """Where a peer was lost: asks it again, or others if it may run twice. Else notes it, and passes it on."""
+        spec = self._spec
+        if isinstance(error, TaskLostError) and not spec.again and self._peer is not None:
+            self._go_on(replace(spec, again=True, peers=frozenset([self._peer])))
+            return
+        gone = spec.again and (isinstance(error, NoPeerError) or not isinstance(error, TaskError))
+        if gone and spec.idempotent:
+            self._go_on(replace(spec, again=False, peers=None))
+            return
+        if gone and isinstance(error, HivemindError):
+            error = TaskLostError(f"it may have begun with a peer that is gone: {error.message}")
+        if isinstance(error, HivemindError):
+            self._book.failed(self._spec.task_id, error)
+        self._listener.failed(error)
 
 
 class _TrustedTask:
