@@ -162,6 +162,49 @@ class TaskMethods:
 
         return self.run_type(NAME, pack(Path(path)), needs=needs)
 
+    def wasm(
+        self,
+        module: Path | str | bytes,
+        arguments: Sequence[str] = (),
+        given: bytes = b"",
+        *,
+        function: str = "",
+        parameters: Sequence[float] = (),
+        fuel: int | None = None,
+        needs: Needs | None = None,
+    ) -> Job[dict[str, Any]]:
+        """Runs a WebAssembly module on a peer that has wasmtime; the same input gives the same bytes on all of them.
+
+        Args:
+            module: The path of a ``.wasm`` or ``.wat`` file, or its bytes.
+            arguments: What a WASI program is called with, besides its name.
+            given: What it reads from its standard input.
+            function: The exported function to call; empty for the program's own start.
+            parameters: Numbers for that function.
+            fuel: What it may use up, about one unit an instruction; ten thousand million by default.
+            needs: What it needs of the machine.
+
+        Returns:
+            A job; its result has status, output, errors, cut, value and fuel.
+
+        Raises:
+            NotSerializableError: That is no module, or it is larger than a task can be.
+        """
+        from hivemind_p2p.tasks.library import wasm
+
+        wanted = needs or self.options.needs
+        data = module if isinstance(module, bytes) else Path(module).expanduser().read_bytes()
+        payload = wasm.pack(
+            data,
+            arguments,
+            given,
+            function=function,
+            parameters=parameters,
+            fuel=wasm.FUEL if fuel is None else fuel,
+            memory=wanted.memory_bytes,
+        )
+        return self.run_type(wasm.NAME, payload, needs=wanted)
+
     def executor(self) -> HiveExecutor:
         """The hive as a `concurrent.futures.Executor`."""
         from hivemind_p2p.ecosystem.executor import HiveExecutor

@@ -49,12 +49,16 @@ def forget() -> None:
 
 @cache
 def _found() -> tuple[tuple[TaskType, ...], tuple[plugins.Problem, ...]]:
+    from hivemind_p2p.tasks.library import wasm
     from hivemind_p2p.tasks.library.bundle import BundleTask
     from hivemind_p2p.tasks.library.command import CommandTask
     from hivemind_p2p.tasks.library.function import FunctionTask
     from hivemind_p2p.tasks.library.mapping import MapTask
 
-    return plugins.load((FunctionTask(), MapTask(), CommandTask(), BundleTask()), plugins.installed())
+    built_in: tuple[TaskType, ...] = (FunctionTask(), MapTask(), CommandTask(), BundleTask())
+    if wasm.is_here():
+        built_in += (wasm.WasmTask(),)
+    return plugins.load(built_in, plugins.installed())
 
 
 def task_type(name: str) -> TaskType:
