@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -25,7 +26,18 @@ class Demand:
         priority: Higher ones go first.
     """
 
-    __slots__ = ("_hash", "copyable", "cpus", "excluded", "idempotent", "max_cost", "needs", "priority", "task_type")
+    __slots__ = (
+        "_hash",
+        "copyable",
+        "cpus",
+        "excluded",
+        "idempotent",
+        "max_cost",
+        "needs",
+        "placed_at",
+        "priority",
+        "task_type",
+    )
 
     def __init__(
         self,
@@ -46,6 +58,8 @@ class Demand:
         self.idempotent = idempotent
         self.copyable = idempotent if copyable is None else copyable
         self.priority = priority
+        self.placed_at = -math.inf
+        """When a peer was found for one of these last."""
         self._hash = hash(self._all())
 
     def __hash__(self) -> int:

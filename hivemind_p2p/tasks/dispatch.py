@@ -19,8 +19,9 @@ from hivemind_p2p.types import Offer, PeerId
 REFRESH: Final = 2.0
 """Seconds after which the offers are looked at again while tasks wait: new peers get work soon."""
 
-PATIENCE: Final = 20.0
-"""Seconds that a task waits for a peer where one had it already and was lost or is busy: a restart, or another peer."""
+PATIENCE: Final = 30.0
+"""Seconds that a task waits for a peer where there was one for it, or for one like it, a moment ago: so long a restart
+takes on a busy machine, or another peer in coming."""
 
 LARGE_PART: Final = 64 << 10
 """Bytes from which it matters where a shared part lies already."""
@@ -118,6 +119,7 @@ class Dispatcher:
         if isinstance(decision, Placed):
             course = self._waiting.pop(decision.ticket)
             self._placed[decision.ticket] = course
+            course.demand.placed_at = now
             self._placer.place(course, decision.offer)
         elif isinstance(decision, AskBack):
             self._placer.ask_back(self._placed[decision.ticket])
@@ -140,7 +142,8 @@ class Dispatcher:
         self._waiting[course.ticket] = course
 
     def _is_patient(self, course: Course, now: float) -> bool:
-        if not isinstance(course.last, BusyError | NetworkError):
+        tried = isinstance(course.last, BusyError | NetworkError)
+        if not (tried or now - course.demand.placed_at < PATIENCE or course.patient_until):
             return False
         course.patient_until = course.patient_until or now + PATIENCE
         return now < course.patient_until

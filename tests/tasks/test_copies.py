@@ -151,3 +151,18 @@ async def test_without_any_worker_nobody_is_waited_for(nursery, make_hive, autoj
     with pytest.raises(NoPeerError):
         await hive.run("hello")
     assert trio.current_time() - start < 1
+
+
+async def test_one_that_comes_when_the_last_worker_has_just_gone_waits_for_the_next(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, 1)
+    assert (await hive.run("hello")).value == "hello"
+    (worker,) = hive.workers
+    hive.book.all = []
+    hive.client._dispatcher._matching.offers_changed([])
+    listener = Listener()
+    hive.start("sleep 1", listener)
+    await trio.sleep(PATIENCE / 2)
+    assert (listener.results, listener.errors) == ([], [])
+    hive.book.all = [worker.offer]
+    await trio.sleep(10)
+    assert len(listener.results) == 1

@@ -11,10 +11,10 @@ import structlog.testing
 import hivemind_p2p as hm
 from hivemind_p2p.errors import TaskTypeError
 from hivemind_p2p.tasks import plugins, registry
-from hivemind_p2p.tasks.library import bundle, command, mapping
+from hivemind_p2p.tasks.library import bundle, command, mapping, wasm
 from hivemind_p2p.tasks.library.function import NAME, FunctionTask
 
-BUILT_IN = (NAME, mapping.NAME, command.NAME, bundle.NAME)
+BUILT_IN = (NAME, mapping.NAME, command.NAME, bundle.NAME, *(["wasm/1"] if wasm.is_here() else []))
 
 WORKS = """
 import hivemind_p2p as hm
