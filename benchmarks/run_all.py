@@ -32,6 +32,7 @@ SCRIPTS = (
     "model_formats",
     "simulate_dht",
     "simulate_matching",
+    "simulate_placement",
     "simulate_swarm",
 )
 FOLDER = Path(__file__).resolve().parent

@@ -288,18 +288,21 @@ def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer
     info = PeerInfo(identity.peer_id, network.addresses)
     if not settings.lend:
         return Offer(peer=info, name=settings.name)
+    from hivemind_p2p.sharding.market import weight_bytes
     from hivemind_p2p.tasks.registry import task_type_names
 
+    memory = settings.memory or _half_of_the_memory()
     return Offer(
         peer=info,
         name=settings.name,
         cpus=settings.cpus or float(os.cpu_count() or 1),
-        memory_bytes=settings.memory or _half_of_the_memory(),
+        memory_bytes=memory,
         task_types=task_type_names(),
         prices=settings.prices,
         location=settings.location,
         software=(f"python{sys.version_info.major}.{sys.version_info.minor}", sys.platform, *settings.software),
         serves_models=settings.serve_models != "none",
+        weight_bytes_free=weight_bytes(memory),
         relays=settings.relay,
     )
 

@@ -27,7 +27,7 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.interfaces import Content, Directory, Network, OfferBook
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import checkpoint as checkpoints
-from hivemind_p2p.sharding import placement, spans, wire
+from hivemind_p2p.sharding import market, placement, spans, speed, wire
 from hivemind_p2p.sharding.cache import MemoryPool
 from hivemind_p2p.sharding.chunks import Engine
 from hivemind_p2p.types import FetchProgress, LayerSpan, Link, Offer, PeerId, StageOffer
@@ -37,6 +37,10 @@ PING_DEADLINE = 2.0
 
 FETCH_DEADLINE = 3600.0
 """Seconds for a span's bytes. The swarm gives up idle sources itself; this bounds a swarm that trickles."""
+
+MOVE_AFTER = 60.0
+"""Seconds that a move has to look right before it is made, where the model is served as it is: peers come and go, and
+what they measure of themselves is noisy."""
 
 RETRY_SECONDS = 30.0
 """How long a peer that failed to host a model leaves it alone, unless it is asked again."""
@@ -130,21 +134,28 @@ class Host:
         self._directory = directory
         self._pool = pool
         self._threads = threads
+        self._speed = 0
         self._claims: dict[Key, bool] = {}
+        self._sizes: dict[Key, int] = {}
+        self._wishes: dict[Link, tuple[placement.Take, float]] = {}
         self._jobs: dict[Link, Job] = {}
         self._not_before: dict[Link, float] = {}
         self._publishing = trio.Lock()
 
     def find(self, link: Link, span: LayerSpan) -> Loaded:
-        """The stage of a span.
+        """The stage that holds a span, alone or among other layers.
 
         Raises:
             MissingLayersError: This peer does not host it.
         """
-        loaded = self.stages.get((link, span))
-        if loaded is None:
-            raise MissingLayersError(f"peer {self._network.peer_id} does not host layers {span} of {link}")
-        return loaded
+        holding = [
+            hosted
+            for hosted_link, hosted in self.stages
+            if hosted_link == link and hosted.start <= span.start < span.stop <= hosted.stop
+        ]
+        if holding:
+            return self.stages[link, min(holding, key=len)]
+        raise MissingLayersError(f"peer {self._network.peer_id} does not host layers {span} of {link}")
 
     def ask(self, nursery: trio.Nursery, link: Link, lost: Collection[PeerId] = ()) -> Job:
         """The job that considers hosting a model now; it runs in `nursery`, whatever becomes of who asked."""
@@ -189,9 +200,46 @@ class Host:
         offers = await self._living(await self._offers.offers(fresh=True), job)
         # What this peer claims counts at once, even if its own offer is still on its way through the directory.
         offers = [self._with_claims(offer) for offer in offers]
-        span = placement.decide(link, model.layer_count, model.stages_wanted, self._network.peer_id, offers)
-        if span is None or (link, span) in self._claims:
+        take = await trio.to_thread.run_sync(market.decide, model, self._network.peer_id, offers)
+        if take is None or (link, take.span) in self._claims:
+            self._wishes.pop(link, None)
+            self._check_room(model)
             return False
+        if take.instead_of is not None and market.served(model, offers) and not self._wished_long(link, take):
+            return False
+        await self._take(job, model, take)
+        return True
+
+    def _check_room(self, model: wire.ModelRecord) -> None:
+        """Says so where a peer that hosts nothing of a model has no room for a single layer of it."""
+        if any(link == model.link for link, _ in self._claims):
+            return
+        smallest = min(market.sizes_of(model).memory)
+        if smallest > self._free():
+            raise BusyError(
+                f"peer {self._network.peer_id} has no room for the weights of {model.name}: "
+                f"one layer takes {smallest} bytes, {self._free()} are free",
+                hint="Lend it more memory with --memory, or ask other peers.",
+            )
+
+    def _wished_long(self, link: Link, take: placement.Take) -> bool:
+        """Whether this move has looked right for a while: a model that is served well enough can wait for it."""
+        wish, since = self._wishes.get(link, (take, trio.current_time()))
+        if wish != take:
+            since = trio.current_time()
+        self._wishes[link] = (take, since)
+        if trio.current_time() - since < MOVE_AFTER:
+            return False
+        del self._wishes[link]
+        return True
+
+    async def _take(self, job: Job, model: wire.ModelRecord, take: placement.Take) -> None:
+        """Hosts a span; the one that it replaces goes once this one is ready, or now if there is no room for both."""
+        link, span, old = model.link, take.span, take.instead_of
+        if old is not None and market.bytes_of(model, span) > self._free():
+            await self._give_up(link, old)
+            old = None
+        self._sizes[link, span] = market.bytes_of(model, span)
         await self._claim(link, span)
         job.tell(HostProgress(State.CLAIMED, span))
         try:
@@ -205,12 +253,37 @@ class Host:
         await self._claim(link, span, ready=True)
         _events.info("stage_ready", link=link, span=str(span))
         job.tell(replace(job.progress, state=State.READY))
-        return True
+        if old is not None:
+            await self._give_up(link, old)
+        if not self._speed:
+            await self._measure()
+
+    async def _give_up(self, link: Link, span: LayerSpan) -> None:
+        """Hosts a span no longer; generations that run on it end as they would have."""
+        self.stages.pop((link, span), None)
+        self._pool.release((link, span))
+        _events.info("stage_given_up", link=link, span=str(span))
+        await self._unclaim(link, span)
+
+    async def _measure(self) -> None:
+        """Finds out how fast this machine runs through weights, and says it in the offer.
+
+        Not before there is a stage, which needs torch anyway.
+        """
+        self._speed = await trio.to_thread.run_sync(speed.measure, self._threads)
+        with contextlib.suppress(HivemindError):  # it is said with the next change
+            await self._publish()
+
+    def _free(self) -> int:
+        """Bytes that this peer would still give to weights."""
+        return max(0, market.weight_bytes(self._pool.capacity) - sum(self._sizes.values()))
 
     def _with_claims(self, offer: Offer) -> Offer:
         if offer.peer.peer_id != self._network.peer_id:
             return offer
-        return replace(offer, stages=self._own_stages())
+        return replace(
+            offer, stages=self._own_stages(), weight_bytes_free=self._free(), weight_bytes_per_second=self._speed
+        )
 
     async def _living(self, offers: Sequence[Offer], job: Job) -> list[Offer]:
         """The offers without those of peers that are said to be dead and do not answer."""
@@ -248,12 +321,15 @@ class Host:
 
     async def _unclaim(self, link: Link, span: LayerSpan) -> None:
         self._claims.pop((link, span), None)
+        self._sizes.pop((link, span), None)
         with contextlib.suppress(HivemindError):  # the offer expires by itself
             await self._publish()
 
     async def _publish(self) -> None:
         async with self._publishing:
-            await self._offers.set_stages(self._own_stages())
+            await self._offers.set_stages(
+                self._own_stages(), weight_bytes_free=self._free(), weight_bytes_per_second=self._speed
+            )
 
     def _own_stages(self) -> tuple[StageOffer, ...]:
         return tuple(StageOffer(link, span, ready) for (link, span), ready in sorted(self._claims.items()))

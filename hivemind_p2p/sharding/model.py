@@ -23,7 +23,7 @@ from hivemind_p2p.sharding import asking, caller, checkpoint, wire
 from hivemind_p2p.sharding.description import Description
 from hivemind_p2p.sharding.loading import Loading, LoadProgress
 from hivemind_p2p.sharding.remote import Hosts, RemoteModel
-from hivemind_p2p.types import Link
+from hivemind_p2p.types import LayerSpan, Link
 
 CONFIG_DEADLINE = 60.0
 """Seconds for fetching config and tokenizer, some MB."""
@@ -64,7 +64,7 @@ class ModelClient:
 
         Args:
             folder: A Hugging Face model folder.
-            stages: Into how many even spans it is cut; by default as many as peers serve models now.
+            stages: Into how many spans it is cut at least; by default as many as peers serve models now.
 
         Raises:
             CheckpointError: It is no complete checkpoint; the message names what is missing.
@@ -81,6 +81,7 @@ class ModelClient:
             layer_count=found.layer_count,
             stages_wanted=max(1, min(stages, found.layer_count)),
             architecture=found.architecture,
+            **_sizes(found),
         )
         value = wire.encode_models(self._published.values())
         await self._directory.publish(defaults.MODELS_KEY, value, lifetime=defaults.CONTENT_LIFETIME)
@@ -117,6 +118,17 @@ class ModelClient:
             ) from error
         described = await trio.to_thread.run_sync(Description, link, folder)
         return RemoteModel(Hosts(self.network, self.offers, self.payer, self.patience), described)
+
+
+def _sizes(found: checkpoint.Checkpoint) -> dict[str, int]:
+    """What a layer and the two ends of a model take in memory, for peers that look for their place."""
+    layers = found.layer_count
+    layer = found.weight_bytes(LayerSpan(layers // 2, layers // 2 + 1))
+    return {
+        "layer_bytes": layer,
+        "embedding_bytes": max(0, found.weight_bytes(LayerSpan(0, 1)) - layer),
+        "head_bytes": max(0, found.weight_bytes(LayerSpan(layers - 1, layers)) - layer),
+    }
 
 
 __all__ = ["LoadProgress", "ModelClient", "RemoteModel"]

@@ -155,6 +155,7 @@ class Routes:
         self._model = model
         self._terms = terms
         self._patience = patience
+        self._chance = os.urandom(8)
         self._asker = HostAsker(network, model.link)
         self._settling: list[trio.Event] = []
 
@@ -178,7 +179,7 @@ class Routes:
             offers = await self._offers.offers(fresh=fresh)
             avoided = avoid()
             try:
-                return route.choose(offers, self._model.link, self._model.layer_count, avoided)
+                return route.choose(offers, self._model.link, self._model.layer_count, avoided, chance=self._chance)
             except MissingLayersError as missing:
                 if not fresh:
                     fresh = True

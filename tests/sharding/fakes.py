@@ -22,6 +22,7 @@ from hivemind_p2p.identity import Identity
 from hivemind_p2p.interfaces import Progress, TaskStatus
 from hivemind_p2p.net.memory import MemoryNetwork
 from hivemind_p2p.net.router import Router
+from hivemind_p2p.sharding import market
 from hivemind_p2p.sharding.caller import Patience
 from hivemind_p2p.sharding.model import ModelClient
 from hivemind_p2p.sharding.service import StageService
@@ -153,7 +154,10 @@ class FakeOffers:
         if self._me in self._world.dead:
             return
         self._world.offers[self._me] = replace(
-            self._world.offers[self._me], stages=tuple(stages), weight_bytes_free=weight_bytes_free
+            self._world.offers[self._me],
+            stages=tuple(stages),
+            weight_bytes_free=weight_bytes_free,
+            weight_bytes_per_second=weight_bytes_per_second,
         )
 
 
@@ -230,7 +234,9 @@ class Peer:
             transport.learn(other.peer)
         self._learn = transport.learn
         self._life = world.lives[self.id]
-        world.offers[self.id] = Offer(peer=info, serves_models=serves, prices=Prices())
+        world.offers[self.id] = Offer(
+            peer=info, serves_models=serves, prices=Prices(), weight_bytes_free=market.weight_bytes(memory)
+        )
         self.content = FakeContent(world, folder / f"peer-{number}")
         self.offers = FakeOffers(world, self.id)
         self.directory = FakeDirectory(world, self.id)

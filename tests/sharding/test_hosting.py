@@ -9,11 +9,11 @@ import trio
 
 from hivemind_p2p.errors import BusyError, HivemindError, MissingLayersError
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import hosting, wire
+from hivemind_p2p.sharding import hosting, market, placement, wire
 from hivemind_p2p.sharding.cache import MemoryPool
 from hivemind_p2p.sharding.engine import Engine
-from hivemind_p2p.types import Link, PeerId
-from tests.sharding import fakes, tiny
+from hivemind_p2p.types import LayerSpan, Link, PeerId
+from tests.sharding import fakes, ringside, tiny
 
 
 async def ask(hive: fakes.Hive, host: fakes.Peer, link: Link, lost: list[str]) -> None:
@@ -101,3 +101,38 @@ def test_memory_is_reserved_once_and_given_back() -> None:
     pool.release("weights")
     pool.release("never")
     assert pool.used == 30
+
+
+async def test_a_move_waits_until_it_has_looked_right_for_a_while_and_gives_the_old_span_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = LayerSpan(0, 3)
+    async with fakes.hive(tmp_path, hosts=1) as hive:
+        client = hive.caller.client()
+        link = await client.publish(tiny.save("llama", tmp_path / "llama"))
+        await client.load(link, timeout=30)
+        (host,) = hive.hosts
+        used = host.service.statistics().memory_used
+
+        def moves(*_: object) -> placement.Take | None:
+            held = set(host.service.host.stages)
+            return None if (link, new) in held else placement.Take(new, instead_of=fakes.ALL)
+
+        monkeypatch.setattr(market, "decide", moves)
+        await ask(hive, host, link, [])
+        assert set(host.service.host.stages) == {(link, fakes.ALL)}, "it may be needed where it is in a moment"
+        monkeypatch.setattr(hosting, "MOVE_AFTER", 0.0)
+        await ask(hive, host, link, [])
+        assert set(host.service.host.stages) == {(link, new)}
+        assert [stage.span for stage in hive.world.offers[host.id].stages] == [new]
+        assert host.service.statistics().memory_used < used
+
+
+async def test_a_peer_says_how_fast_it_is_once_it_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hivemind_p2p.sharding.speed.measure", lambda threads: 12345)
+    async with fakes.hive(tmp_path, hosts=1) as hive:
+        client = hive.caller.client()
+        await client.load(await client.publish(tiny.save("llama", tmp_path / "llama")), timeout=30)
+        (host,) = hive.hosts
+        await ringside.until(lambda: hive.world.offers[host.id].weight_bytes_per_second == 12345)
+        assert 0 < hive.world.offers[host.id].weight_bytes_free < market.weight_bytes(fakes.MEMORY)

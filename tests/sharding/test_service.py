@@ -200,7 +200,10 @@ async def test_too_little_memory_says_so(tmp_path: Path) -> None:
         assert hive.hosts[0].service.statistics().memory_used == 0
 
 
-async def test_a_generation_that_does_not_fit_says_so_and_others_go_on(tmp_path: Path) -> None:
+async def test_a_generation_that_does_not_fit_says_so_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hivemind_p2p.sharding.market.WEIGHT_PART", 1.0)
     tiny.save("llama", tmp_path / "llama")
     weights = checkpoints.open_folder(tmp_path / "llama").weight_bytes(fakes.ALL)
     cache = 5 * 2 * 2 * 8 * 4
