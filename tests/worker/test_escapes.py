@@ -50,9 +50,38 @@ def why_not(wall, user):
     return next((reason for reason, holds in checks.items() if holds()), "")
 
 
+OPEN_UP = """
+set -e
+base=$1; closed=$2; shift 2
+kept=$(mktemp -d)
+mount --bind "$base" "$kept"
+mount -t tmpfs -o mode=755 none "$closed"
+mkdir -p "$base"
+mount --bind "$kept" "$base"
+umount "$kept"; rmdir "$kept"
+exec "$@"
+"""
+"""Shows an interpreter in a folder that others may not enter at its own place, in a mount namespace of its own, where
+everybody may run it; the rest of that folder is hidden."""
+
+
+@functools.cache
+def way_in():
+    """What has to stand before a command, so that other users can run this interpreter."""
+    if os.geteuid() != 0:
+        return ()
+    above = [folder for folder in Path(sys.base_prefix).parents if not folder.stat().st_mode & 0o001]
+    if not above or not shutil.which("unshare"):
+        return ()
+    return ("unshare", "--mount", "sh", "-c", OPEN_UP, "sh", sys.base_prefix, str(above[-1]))
+
+
+@functools.cache
 def others_can_run_it():
-    command = [*NOBODY, sys.executable, "-c", "import hivemind_p2p, trio, psutil, ssl"]
-    return subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, check=False).returncode == 0
+    program = "import hivemind_p2p, trio, psutil, ssl, sys; print(sys.base_prefix)"
+    command = [*way_in(), *NOBODY, sys.executable, "-c", program]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, check=False, text=True)
+    return done.returncode == 0 and done.stdout.strip() == sys.base_prefix
 
 
 def bubblewrap_works(user):
@@ -74,7 +103,7 @@ def attacked(request, tmp_path_factory):
     if becomes:
         os.chown(folder, 65534, 65534)
     done = subprocess.run(
-        [*becomes, sys.executable, str(ATTEMPTS), wall, str(folder)],
+        [*(way_in() if os.geteuid() == 0 else ()), *becomes, sys.executable, str(ATTEMPTS), wall, str(folder)],
         env=ENVIRONMENT | {"HOME": str(folder)},
         cwd="/",
         capture_output=True,
@@ -95,8 +124,13 @@ def refused(answers):
     return {name: answer for name, answer in answers.items() if not str(answer).startswith(("errno", "gaierror"))}
 
 
+def leads_to_python(path):
+    """Whether a folder is on the way to the interpreter, and shows nothing else."""
+    return Path(path) in Path(sys.base_prefix).parents
+
+
 def test_no_file_of_the_machine_can_be_read(attacked):
-    assert refused(attacked["read_files"]["value"]) == {}
+    assert {path for path in refused(attacked["read_files"]["value"]) if not leads_to_python(path)} == set()
     assert refused(attacked["read_through_links"]["value"]) == {}
     assert SECRET not in json.dumps(attacked["read_files"])
 
