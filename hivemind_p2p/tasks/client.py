@@ -319,7 +319,6 @@ class TaskClient:
         """A worker gave tasks back that it was asked for: they have not begun."""
         for course in courses:
             self._counts["returned"] += 1
-            course.asked_back = False
             self._queue(course)
 
     def link_refused(self, courses: Sequence[Course], error: HivemindError) -> None:
@@ -424,6 +423,7 @@ class TaskClient:
 
     def _queue(self, course: Course, *, exclude: PeerId | None = None) -> None:
         self._release(course)
+        course.asked_back = False
         if exclude is not None:
             course.excluded |= {exclude}
             course.demand = self._demand_but(course.spec, course.excluded)

@@ -63,6 +63,7 @@ class Dispatcher:
         self._peers: frozenset[PeerId] = frozenset()
         self._waiting: dict[int, Course] = {}
         self._placed: dict[int, Course] = {}
+        self._aside: dict[int, Course] = {}
         self._looked_at = -math.inf
         self._watching = False
         self._need_fresh = False
@@ -82,7 +83,7 @@ class Dispatcher:
 
     def withdraw(self, course: Course) -> None:
         """Takes a task out that waits."""
-        if self._waiting.pop(course.ticket, None) is not None:
+        if self._waiting.pop(course.ticket, None) is not None and self._aside.pop(course.ticket, None) is None:
             self._matching.withdraw(course.ticket, course.demand)
 
     def began(self, course: Course) -> None:
@@ -139,7 +140,7 @@ class Dispatcher:
             return
         if not course.asked_fresh:
             course.asked_fresh = self._need_fresh = True
-        self._waiting[course.ticket] = course
+        self._waiting[course.ticket] = self._aside[course.ticket] = course
 
     def _is_patient(self, course: Course, now: float) -> bool:
         tried = isinstance(course.last, BusyError | NetworkError)
@@ -170,7 +171,7 @@ class Dispatcher:
             self._watching = False
 
     async def _refresh(self) -> None:
-        again = [course for course in self._waiting.values() if course.asked_fresh]
+        again, self._aside = self._aside, {}
         self._need_fresh = False
         try:
             offers = await self._offers.offers(fresh=bool(again))
@@ -185,9 +186,8 @@ class Dispatcher:
             if (round_trip := self._placer.round_trip(peer)) is not None:
                 self._matching.set_round_trip(peer, round_trip)
         self._looked_at = trio.current_time()
-        for course in again:
+        for course in again.values():
             if course.ticket in self._waiting:
-                self._matching.withdraw(course.ticket, course.demand)
                 self.submit(course)
 
     async def _sleep(self) -> None:

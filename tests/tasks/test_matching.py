@@ -65,6 +65,25 @@ def test_when_all_are_full_a_task_waits_for_room():
     assert matching.waiting == 0
 
 
+def test_of_many_that_wait_any_can_be_taken_out():
+    matching = Matching()
+    matching.offers_changed([offer("a")])
+    for ticket in range(100):
+        matching.submit(ticket, demand())
+    assert placements(matching) == {0: "a", 1: "a"}
+    for ticket in range(2, 100, 3):
+        matching.withdraw(ticket, demand())
+    left, now = [ticket for ticket in range(2, 100) if ticket % 3 != 2], 0.0
+    assert matching.waiting == len(left)
+    matching.released(0, now)
+    running, placed = [1], []
+    while running or matching.waiting:
+        new = list(placements(matching, now))
+        placed, running = placed + new, running + new
+        matching.released(running.pop(0), now)
+    assert placed == left
+
+
 def test_where_tasks_end_sooner_they_go_first_and_more_of_them():
     matching = learned({"fast": 1.0, "slow": 3.9})
     for ticket in range(4):
