@@ -3,24 +3,29 @@
 Decoding one token multiplies every matrix with one vector: each weight is read once, so a step cannot be faster than
 the memory. `torch.nn.functional.linear` reaches half of that on common CPUs. Here are the ways that come nearer:
 
-- `Packed`: oneDNN's blocked layout, for float32 and bfloat16 on CPUs. Twice as fast for one row, 2.5 times for eight,
-  and for prompts too (see benchmarks/README.md).
-- `Transposed`: where torch was built without oneDNN, float32 weights stored transposed.
+- `Packed`: oneDNN's blocked layout, for float32 and bfloat16 on CPUs. With AVX-512 twice as fast for one row, 2.5 times
+  for eight, and for prompts too (see benchmarks/README.md).
+- `Transposed`: float32 weights stored transposed; without AVX-512 the fastest for one row and wide outputs.
+- `Plain`: weights as they are.
 - `Int8`: one signed byte a weight and one scale an output channel; a quarter of float32's memory.
 
 Each can give its weights back: what turns out not to fit is put back as it was.
+
+Which of the first three is the fastest depends on the processor and on the shape: `kernel_choice.py` tries them out.
 
 Importing this module loads torch: load it lazily.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from hivemind_p2p.sharding.huge_pages import in_huge_pages
 
 PACK_ROWS_HINT = 16
 """Rows that oneDNN is told to expect. Its layouts for 8 rows and more serve every number of rows best, one included;
@@ -48,6 +53,10 @@ class Kernel(nn.Module):
         """The layer's output plus what is added to it next."""
         result: Tensor = self(x) + residual
         return result
+
+
+Kind: TypeAlias = Callable[[Tensor, Tensor | None, tuple[int, ...]], Kernel]
+"""Makes a kernel from a matrix, a bias, and how wide each layer is."""
 
 
 class Packed(Kernel):
@@ -81,7 +90,7 @@ class Transposed(Kernel):
     def __init__(self, weight: Tensor, bias: Tensor | None, outputs: tuple[int, ...]) -> None:
         super().__init__()
         self.outputs, self.bias = outputs, bias
-        self._transposed = weight.t().contiguous()
+        self._transposed = in_huge_pages(weight.t().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """The product."""
@@ -93,16 +102,23 @@ class Transposed(Kernel):
         return self._transposed.t().contiguous()
 
 
+SOME_ROWS = range(3, 9)
+"""Rows for which weights times inputs is faster than inputs times weights."""
+
+
 class Plain(Kernel):
     """Weights as they are; still one product where there were several."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, outputs: tuple[int, ...]) -> None:
         super().__init__()
         self.outputs, self.bias = outputs, bias
-        self._weight = weight
+        self._weight = in_huge_pages(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product."""
+        """The product. For some rows, the other way round is up to twice as fast."""
+        if x.is_cpu and x.numel() // x.shape[-1] in SOME_ROWS:
+            product = (self._weight @ x.reshape(-1, x.shape[-1]).t()).t().contiguous().view(*x.shape[:-1], -1)
+            return product if self.bias is None else product + self.bias
         return nn.functional.linear(x, self._weight, self.bias)
 
     def weights(self) -> Tensor:
@@ -154,24 +170,23 @@ def has_packed(dtype: torch.dtype = torch.float32) -> bool:
     return True
 
 
-def kernel_for(device: str, dtype: torch.dtype, quantise: str | None) -> type[Kernel]:
+def kernel_for(device: str, quantise: str | None) -> Kind:
     """The fastest kernel that there is.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
-        dtype: What the stage computes in.
         quantise: ``int8`` or None.
     """
     if quantise == "int8":
         return Int8
     if device != "cpu":
         return Plain
-    if dtype in (torch.float32, torch.bfloat16) and has_packed(dtype):
-        return Packed
-    return Transposed if dtype == torch.float32 else Plain
+    from hivemind_p2p.sharding.kernel_choice import fastest
+
+    return fastest
 
 
-def fuse(linears: Sequence[nn.Module], kind: type[Kernel]) -> Kernel:
+def fuse(linears: Sequence[nn.Module], kind: Kind) -> Kernel:
     """One kernel for layers that take the same input. Their own weights are let go.
 
     Raises:

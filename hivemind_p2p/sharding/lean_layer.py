@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hivemind_p2p.sharding.kernels import Kernel, fuse, restore
+from hivemind_p2p.sharding.kernels import Kind, fuse, restore
 
 LAYER_PARTS = frozenset({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
 ATTENTION_PARTS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -50,7 +50,7 @@ class Rotation:
 class LeanLayer(nn.Module):
     """Stands for one of the library's layers."""
 
-    def __init__(self, layer: Any, kind: type[Kernel], rotation: Rotation, attention_arguments: dict[str, Any]) -> None:
+    def __init__(self, layer: Any, kind: Kind, rotation: Rotation, attention_arguments: dict[str, Any]) -> None:
         """Takes the layer's weights over.
 
         Raises:

@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hivemind_p2p.errors import UnsupportedModelError
-from hivemind_p2p.sharding.kernels import Kernel, fuse, is_linear, kernel_for, restore
+from hivemind_p2p.sharding.kernels import Int8, Kind, fuse, is_linear, kernel_for, restore
 from hivemind_p2p.sharding.lean_layer import LeanLayer, Rotation, fits
 
 QUANTISED = (None, "int8")
@@ -54,7 +54,7 @@ class Optimised:
     """What was done to a stage.
 
     Attributes:
-        kernel: The kernel's name.
+        kernel: The kernel's name; ``fastest`` where it was chosen by trying.
         lean_layers: Layers that run in our own short form.
         layers: All layers.
         kept: Names of layers that run as the library wrote them, since the fast form differed.
@@ -92,7 +92,7 @@ def optimise(module: Any, *, dtype: str, quantise: str | None = None) -> Optimis
     if quantise not in QUANTISED:
         raise UnsupportedModelError(f"weights can be quantised to int8, not to {quantise}")
     number = getattr(torch, dtype)
-    kind = kernel_for(next(module.parameters()).device.type, number, quantise)
+    kind = kernel_for(next(module.parameters()).device.type, quantise)
     limit = INT8_TOLERANCE if quantise else TOLERANCE[number]
     layers = _layers(module)
     with torch.no_grad(), _recording(module) as calls:
@@ -113,12 +113,10 @@ def optimise(module: Any, *, dtype: str, quantise: str | None = None) -> Optimis
             _put_all_back(module)
             kept = tuple(str(index) for index in range(len(layers)))
     lean = sum(isinstance(layer, LeanLayer) for layer in layers)
-    return Optimised(kind.__name__, lean, len(layers), kept, difference)
+    return Optimised(_name(kind), lean, len(layers), kept, difference)
 
 
-def _rewrite_layers(
-    layers: nn.ModuleList, kind: type[Kernel], calls: dict[int, _Call], limit: float
-) -> tuple[str, ...]:
+def _rewrite_layers(layers: nn.ModuleList, kind: Kind, calls: dict[int, _Call], limit: float) -> tuple[str, ...]:
     """Each layer in turn: lean where it fits, else with fast linear parts, else as it was."""
     rotation, kept = Rotation(), []
     for index in range(len(layers)):
@@ -128,15 +126,13 @@ def _rewrite_layers(
         _replace_linears(layers[index], kind)
         difference = _repeat(layers[index], call)
         if difference > limit:
-            _refuse("int8" if kind.__name__ == "Int8" else None, f"layer {index}", difference)
+            _refuse("int8" if kind is Int8 else None, f"layer {index}", difference)
             _put_all_back(layers[index])
             kept.append(str(index))
     return tuple(kept)
 
 
-def _try_lean(
-    layers: nn.ModuleList, index: int, kind: type[Kernel], rotation: Rotation, call: _Call, limit: float
-) -> bool:
+def _try_lean(layers: nn.ModuleList, index: int, kind: Kind, rotation: Rotation, call: _Call, limit: float) -> bool:
     own = {name: value for name, value in call.attention.items() if name not in call.named}
     try:
         lean = LeanLayer(layers[index], kind, rotation, own)
@@ -146,7 +142,7 @@ def _try_lean(
     if difference <= limit:
         layers[index] = lean
         return True
-    _refuse("int8" if kind.__name__ == "Int8" else None, f"layer {index}", difference)
+    _refuse("int8" if kind is Int8 else None, f"layer {index}", difference)
     lean.put_back()
     return False
 
@@ -159,7 +155,7 @@ def _repeat(layer: nn.Module, call: _Call) -> float:
         return float("inf")
 
 
-def _rewrite_rest(module: nn.Module, layers: nn.ModuleList, kind: type[Kernel]) -> None:
+def _rewrite_rest(module: nn.Module, layers: nn.ModuleList, kind: Kind) -> None:
     """The head, and whatever else is linear outside the layers."""
     inside = {id(part) for part in layers.modules()}
     for parent in [part for part in module.modules() if id(part) not in inside]:
@@ -168,7 +164,7 @@ def _rewrite_rest(module: nn.Module, layers: nn.ModuleList, kind: type[Kernel]) 
                 setattr(parent, name, _Standing(child, kind))
 
 
-def _replace_linears(module: nn.Module, kind: type[Kernel]) -> None:
+def _replace_linears(module: nn.Module, kind: Kind) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if is_linear(child):
@@ -178,7 +174,7 @@ def _replace_linears(module: nn.Module, kind: type[Kernel]) -> None:
 class _Standing(nn.Module):
     """A kernel in the place of one linear layer, which it can put back."""
 
-    def __init__(self, linear: nn.Module, kind: type[Kernel]) -> None:
+    def __init__(self, linear: nn.Module, kind: Kind) -> None:
         super().__init__()
         self.linear = (linear,)
         self.kernel = fuse([linear], kind)
@@ -264,6 +260,11 @@ def _recording(module: Any) -> Iterator[dict[int, _Call]]:
     finally:
         for key, config in configs.items():
             config._attn_implementation = names[key]
+
+
+def _name(kind: Kind) -> str:
+    name: str = getattr(kind, "__name__", "")
+    return name
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

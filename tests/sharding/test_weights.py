@@ -181,3 +181,32 @@ def test_kernels_multiply_and_give_their_weights_back(kernel: str, rows: int) ->
 
 def distance(found: Any, wanted: Any) -> float:
     return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_large_matrix_gets_the_kernel_that_was_the_fastest(dtype: str) -> None:
+    import torch
+
+    from hivemind_p2p.sharding import kernel_choice
+
+    weight = torch.randn(1024, 768).to(getattr(torch, dtype))
+    x = torch.randn(4, 768).to(weight.dtype)
+    with torch.inference_mode():
+        kernel = kernel_choice.fastest(weight.repeat(2, 1), None, (1024, 1024))
+        wanted = torch.nn.functional.linear(x.float(), weight.float()).repeat(1, 2)
+        assert distance(kernel(x), wanted) < 0.02
+        assert torch.equal(kernel.weights(), weight.repeat(2, 1))
+        again = kernel_choice.fastest(weight.repeat(2, 1), None, (1024, 1024))
+    assert type(again) is type(kernel), "it is tried once for each shape"
+
+
+def test_huge_pages_hold_the_same_numbers() -> None:
+    import torch
+
+    from hivemind_p2p.sharding.huge_pages import PAGE_BYTES, in_huge_pages
+
+    large, small = torch.randn(1025, 768), torch.randn(3, 3)
+    moved = in_huge_pages(large)
+    assert torch.equal(moved, large)
+    assert moved.data_ptr() % PAGE_BYTES == 0 or moved is large
+    assert in_huge_pages(small) is small
