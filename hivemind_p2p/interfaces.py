@@ -341,8 +341,10 @@ class Earner(Protocol):
     def dismiss(self, payer: PeerId, *, limit: Credits) -> None:
         """Says that admitted work will not be billed: it was refused later, was given up, or cannot be charged for."""
 
-    async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
-        """A signed receipt for work done."""
+    async def bill(
+        self, payer: PeerId, *, work_id: str, amount: Credits, what: str, limit: Credits | None = None
+    ) -> bytes:
+        """A signed receipt for work done; `limit` is what it was admitted with, if that is known."""
 
     async def collect(self, payer: PeerId, payment: bytes) -> None:
         """Takes a payment; the best voucher is handed to the bootstrap soon after.

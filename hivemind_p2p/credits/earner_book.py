@@ -8,6 +8,7 @@ money that was promised is never thrown away.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hivemind_p2p.credits.receipts import Receipt
@@ -84,6 +85,15 @@ class PayerAccount:
             del self.holds[key]
 
 
+def _admission(admitted: Iterable[tuple[int, float]], amount: int, limit: int | None) -> tuple[int, float] | None:
+    """Which admission a bill is for."""
+    if limit is not None:
+        below = [item for item in admitted if item[0] <= limit]
+        return max(below, key=lambda item: item[0], default=None)
+    fitting = [item for item in admitted if item[0] >= amount]
+    return max(fitting or admitted, key=lambda item: item[0], default=None)
+
+
 def _worth_keeping(item: EarnedHold, now: float) -> bool:
     return item.due > 0 and can_settle(item.hold, now)
 
@@ -152,18 +162,18 @@ class EarnerBook:
         if account is not None and found is not None:
             account.admitted.remove(found)
 
-    def bill(self, receipt: Receipt, now: float) -> None:
+    def bill(self, receipt: Receipt, now: float, limit: int | None = None) -> None:
         """Turns an admission into a bill.
 
-        An admission does not know its work, so the largest one that fits is taken: the sum is then never more than
-        what the payer has reserved, and an honest payer is never refused.
+        An admission does not know its work. Where the limit of the work is told, one of that limit is taken; else the
+        largest one that fits: the sum is then never more than what the payer has reserved, and an honest payer is
+        never refused. If there is none such, a bill before has taken it in place of one that is still here.
         """
         account = self._payers.get(receipt.payer)
         if account is None:
             return
-        fitting = [item for item in account.admitted if item[0] >= receipt.amount]
-        if fitting:
-            account.admitted.remove(max(fitting, key=lambda item: item[0]))
+        if (taken := _admission(account.admitted, receipt.amount, limit)) is not None:
+            account.admitted.remove(taken)
         if receipt.amount > 0:
             account.bills[receipt.receipt_id] = (receipt.amount, now)
 

@@ -144,7 +144,9 @@ class Till:
         self._journal.append(payment)
         self._earned.set()
 
-    async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
+    async def bill(
+        self, payer: PeerId, *, work_id: str, amount: Credits, what: str, limit: Credits | None = None
+    ) -> bytes:
         """A signed receipt for work done."""
         await trio.lowlevel.checkpoint()
         receipt = Receipt(
@@ -156,7 +158,7 @@ class Till:
             what=what[:LONGEST_TEXT],
             finished_at=self._clock(),
         )
-        self._book.bill(receipt, self._clock())
+        self._book.bill(receipt, self._clock(), limit)
         return seal_receipt(self._identity, receipt)
 
     async def collect(self, payer: PeerId, payment: bytes) -> None:

@@ -69,7 +69,11 @@ class Billing:
         what = f"layers {self._request.span} for {tokens} tokens"
         self._billed = True
         receipt = await self._earner.bill(
-            self._caller, work_id=self._request.work_id, amount=Credits(self._price * tokens), what=what
+            self._caller,
+            work_id=self._request.work_id,
+            amount=Credits(self._price * tokens),
+            what=what,
+            limit=self.limit,
         )
         await wire.send(channel, pb.FromStage(receipt=pb.Receipt(receipt=receipt)), defaults.REQUEST_DEADLINE)
         answer = await wire.receive(channel, pb.ToStage, defaults.IDLE_DEADLINE, "pay")

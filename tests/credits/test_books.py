@@ -64,7 +64,7 @@ class MarketMachine(RuleBasedStateMachine):
     def finish(self, data) -> None:
         number, limit = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         receipt = _receipt(number, data.draw(st.integers(0, limit)))
-        self.worker.bill(receipt, self.now)
+        self.worker.bill(receipt, self.now, limit if data.draw(st.booleans()) else None)
         self.billed.append((limit, receipt))
 
     @precondition(lambda self: self.running)
@@ -215,3 +215,18 @@ def test_work_that_was_given_up_makes_room_again():
     worker.admit(PAYER, 10, 0.0)
     worker.dismiss(PAYER, 10)
     worker.admit(PAYER, 10, 0.0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_nothing_is_left_of_work_that_was_billed_in_any_order(told):
+    """Two generations of different lengths: the small one ends first, with a bill that fits into both admissions."""
+    worker, hold = _admitted(200)
+    worker.admit(PAYER, 100, 0.0)
+    worker.admit(PAYER, 50, 0.0)
+    for number, (amount, limit) in enumerate([(49, 50), (99, 100)], start=1):
+        receipt = _receipt(number, amount)
+        worker.bill(receipt, 0.0, limit if told else None)
+        promised = Voucher(hold.hold_id, PAYER, WORKER, 49 if number == 1 else 148)
+        worker.take(hold, SIGNED, promised, SIGNED)
+        assert worker.paid(receipt)
+    worker.admit(PAYER, hold.amount - 148, 0.0)

@@ -206,7 +206,11 @@ class FakeEarner:
     def dismiss(self, payer: PeerId, *, limit: Credits) -> None:
         self.reserved -= 1
 
-    async def bill(self, payer: PeerId, *, work_id: str, amount: Credits, what: str) -> bytes:
+    async def bill(
+        self, payer: PeerId, *, work_id: str, amount: Credits, what: str, limit: Credits | None = None
+    ) -> bytes:
+        assert limit is not None
+        assert limit >= amount
         self._billed.append(amount)
         self.reserved -= 1
         return f"{work_id} {amount}".encode()
