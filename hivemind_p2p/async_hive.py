@@ -39,7 +39,7 @@ from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement
 if TYPE_CHECKING:
     from hivemind_p2p.bt.reader import Reader
     from hivemind_p2p.interfaces import Progress
-    from hivemind_p2p.sharding.model import LoadProgress
+    from hivemind_p2p.sharding.model import LoadProgress, Placement
     from hivemind_p2p.tasks.spec import TaskSpec
 
 T = TypeVar("T")
@@ -277,27 +277,33 @@ class AsyncHive(TaskMethods):
             return Link(text)
         return await self.peer.content.read_torrent(_local(link))
 
-    async def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
+    async def publish_model(self, folder: Path | str, *, stages: int | None = None, by_hand: bool = False) -> Link:
         """Shares a checkpoint folder and announces it, so that peers that serve models host its layers.
 
         Args:
             folder: A Hugging Face checkpoint folder.
-            stages: In how many spans to cut it; by default as many as there are willing peers.
+            stages: In how many spans to cut it at least; by default as many as there are willing peers.
+            by_hand: Peers then host nothing of it by themselves, only what ``load_model(placement=…)`` asks them to.
 
         Raises:
             CheckpointError: The folder is no complete checkpoint.
         """
-        return await self.peer.models.publish(_local(folder), stages=stages)
+        return await self.peer.models.publish(_local(folder), stages=stages, placed_by_hand=by_hand)
 
     async def load_model(
-        self, link: Link | str, *, timeout: float = 120.0, progress: Callable[[LoadProgress], None] | None = None
+        self,
+        link: Link | str,
+        *,
+        placement: Placement | None = None,
+        timeout: float = 120.0,
+        progress: Callable[[LoadProgress], None] | None = None,
     ) -> AsyncModel:
-        """Waits until every layer of a published model has a host.
+        """Waits until every layer of a published model has a host. See `Hive.load_model`.
 
         Raises:
             MissingLayersError: Some layers had no host after `timeout` seconds; the error names them.
         """
-        remote = await self.peer.models.load(Link(link), progress=progress, timeout=timeout)
+        remote = await self.peer.models.load(Link(link), placement=placement, progress=progress, timeout=timeout)
         return AsyncModel(remote, self._nursery)
 
     async def peers(self) -> PeerList:

@@ -45,7 +45,8 @@ class Settings:
         gpus: GPUs lent to tasks; -1 for all that there are. None unless one says so: see docs/en/sandbox.md.
         location: Where it is, in words of one's own, for tasks that ask for a place.
         software: What it has, for tasks that ask for it.
-        serve_models: ``none``, or ``any`` to host stages of the models that the hive publishes.
+        serve_models: ``none``, ``any`` to host stages of whatever the hive publishes, or the links of the models to
+            host, with spaces between them.
         sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
         unsafe: Whether tasks may run without walls where no walls can be had.
         schedule: The hours in which tasks are taken, such as ``mon-fri 20:00-07:00``; empty for always.
@@ -93,7 +94,7 @@ class Settings:
 
 
 _NAMES = {item.name for item in fields(Settings)} - {"prices"}
-_CHOICES = {"serve_models": ("none", "any"), "sandbox": ("auto", "bubblewrap", "landlock", "none")}
+_CHOICES = {"sandbox": ("auto", "bubblewrap", "landlock", "none")}
 
 
 def config_file() -> Path:
@@ -172,7 +173,17 @@ def _convert(name: str, value: Any, source: str) -> Any:
         raise ConfigurationError(f"{name} in {source} cannot be {value!r}") from error
     if name in _CHOICES and converted not in _CHOICES[name]:
         raise ConfigurationError(f"{name} in {source} is {value!r}; it can be {' or '.join(_CHOICES[name])}")
+    if name == "serve_models" and converted not in ("none", "any"):
+        _check_links(converted, source)
     return converted
+
+
+def _check_links(value: str, source: str) -> None:
+    if not value.split() or not all(link.startswith("magnet:?") for link in value.split()):
+        raise ConfigurationError(
+            f"serve_models in {source} is {value!r}; it can be none, any, or links of models",
+            hint="A link is what publish_model gave: it begins with magnet:? and is quoted in a shell.",
+        )
 
 
 def _text(value: Any) -> str:

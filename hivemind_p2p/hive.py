@@ -32,7 +32,7 @@ from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement
 if TYPE_CHECKING:
     import io
 
-    from hivemind_p2p.sharding.model import LoadProgress
+    from hivemind_p2p.sharding.model import LoadProgress, Placement
     from hivemind_p2p.tasks.options import Options
     from hivemind_p2p.tasks.spec import TaskSpec
 
@@ -198,17 +198,24 @@ class Hive(TaskMethods):
         """The figures of every service of this peer, by its name."""
         return self._call(self._asynchronous.statistics)
 
-    def publish_model(self, folder: Path | str, *, stages: int | None = None) -> Link:
+    def publish_model(self, folder: Path | str, *, stages: int | None = None, by_hand: bool = False) -> Link:
         """Shares a checkpoint folder and announces it. See `AsyncHive.publish_model`."""
-        return self._call(lambda: self._asynchronous.publish_model(folder, stages=stages))
+        return self._call(lambda: self._asynchronous.publish_model(folder, stages=stages, by_hand=by_hand))
 
     def load_model(
-        self, link: Link | str, *, timeout: float = 120.0, progress: bool | Callable[[LoadProgress], None] = True
+        self,
+        link: Link | str,
+        *,
+        placement: Placement | None = None,
+        timeout: float = 120.0,
+        progress: bool | Callable[[LoadProgress], None] = True,
     ) -> Model:
         """Waits, with progress, until every layer of a published model has a host.
 
         Args:
             link: What `publish_model` gave.
+            placement: Which layers to ask whom for, as in ``{"peer-1": (0, 4), "peer-2": (4, 12)}``: for a peer's id
+                or name, its first layer and the one behind its last. By default the peers decide.
             timeout: Seconds to wait.
             progress: Whether to show a bar (HTML in a notebook), or what to call instead.
 
@@ -220,7 +227,9 @@ class Hive(TaskMethods):
         self._check_open()
         with load_view(shown=progress is True) as show:
             model = self._portal.call_watched(
-                lambda report: self._asynchronous.load_model(link, timeout=timeout, progress=report),
+                lambda report: self._asynchronous.load_model(
+                    link, placement=placement, timeout=timeout, progress=report
+                ),
                 progress if callable(progress) else show,
             )
         return Model(model, self._portal)

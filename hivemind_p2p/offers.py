@@ -31,6 +31,7 @@ MOST_STAGES = 256
 MOST_TASK_TYPES = 256
 MOST_ADDRESSES = 16
 MOST_SOFTWARE = 64
+MOST_LINKS = 64
 MOST_GPUS = 1024
 LONGEST_TEXT = 512
 LARGEST_AMOUNT = 2**63 - 1
@@ -166,6 +167,7 @@ def encode(offer: Offer) -> bytes:
         disk_bytes=offer.disk_bytes,
         location=offer.location,
         software=offer.software,
+        served_links=offer.served_links,
         weight_bytes_free=offer.weight_bytes_free,
         weight_bytes_per_second=offer.weight_bytes_per_second,
         stages=[
@@ -202,6 +204,7 @@ def decode(record: Record) -> Offer:
         disk_bytes=message.disk_bytes,
         location=message.location,
         software=tuple(message.software),
+        served_links=tuple(map(Link, message.served_links)),
         weight_bytes_free=message.weight_bytes_free,
         weight_bytes_per_second=message.weight_bytes_per_second,
         stages=tuple(
@@ -212,7 +215,7 @@ def decode(record: Record) -> Offer:
 
 def _check(message: offers_pb2.Offer, record: Record) -> None:
     named = (message.name, message.location, *message.addresses, *message.task_types, *message.software)
-    texts = (*named, *(stage.link for stage in message.stages))
+    texts = (*named, *message.served_links, *(stage.link for stage in message.stages))
     prices = message.prices
     amounts = (
         message.memory_bytes,
@@ -229,6 +232,7 @@ def _check(message: offers_pb2.Offer, record: Record) -> None:
         and len(message.task_types) <= MOST_TASK_TYPES
         and len(message.addresses) <= MOST_ADDRESSES
         and len(message.software) <= MOST_SOFTWARE
+        and len(message.served_links) <= MOST_LINKS
         and message.gpus <= MOST_GPUS
         and all(len(text) <= LONGEST_TEXT for text in texts)
         and math.isfinite(message.cpus)

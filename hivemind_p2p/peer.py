@@ -51,7 +51,7 @@ from hivemind_p2p.offers import OfferService
 from hivemind_p2p.record_validators import record_validators
 from hivemind_p2p.sharding.model import ModelClient
 from hivemind_p2p.tasks.client import TaskClient
-from hivemind_p2p.types import Offer, PeerId, PeerInfo
+from hivemind_p2p.types import Link, Offer, PeerId, PeerInfo
 
 if TYPE_CHECKING:
     from hivemind_p2p.sharding.service import StageService
@@ -302,6 +302,7 @@ def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer
         location=settings.location,
         software=(f"python{sys.version_info.major}.{sys.version_info.minor}", sys.platform, *settings.software),
         serves_models=settings.serve_models != "none",
+        served_links=tuple(Link(link) for link in settings.serve_models.split() if link not in ("none", "any")),
         weight_bytes_free=weight_bytes(memory),
         relays=settings.relay,
     )

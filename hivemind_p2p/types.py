@@ -156,6 +156,8 @@ class Offer:
     prices: Prices = field(default_factory=Prices)
     serves_models: bool = False
     stages: tuple[StageOffer, ...] = ()
+    served_links: tuple[Link, ...] = ()
+    """The models that it hosts layers of; none for any."""
     weight_bytes_free: int = 0
     """Memory that it would still give to models' weights."""
     weight_bytes_per_second: int = 0

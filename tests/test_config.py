@@ -156,3 +156,14 @@ def test_torch_keeps_its_files_where_it_is_told_unless_somebody_told_it_before(m
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch")
     config.keep_torch_files_in(tmp_path / "other")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch")
+
+
+@pytest.mark.parametrize("value", ["none", "any", "magnet:?xt=a magnet:?xt=b"])
+def test_models_are_served_by_word_or_link(value):
+    assert config.load(serve_models=value).serve_models == value
+
+
+@pytest.mark.parametrize("value", ["", "all", "any magnet:?xt=a", "http://a"])
+def test_what_is_no_link_is_refused(value):
+    with pytest.raises(ConfigurationError, match="none, any, or links"):
+        config.load(serve_models=value)

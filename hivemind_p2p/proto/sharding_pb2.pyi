@@ -27,7 +27,7 @@ class Models(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("link", "name", "layer_count", "stages_wanted", "architecture", "layer_bytes", "embedding_bytes", "head_bytes")
+    __slots__ = ("link", "name", "layer_count", "stages_wanted", "architecture", "layer_bytes", "embedding_bytes", "by_hand", "head_bytes")
     LINK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Model(_message.Message):
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     LAYER_BYTES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BY_HAND_FIELD_NUMBER: _ClassVar[int]
     HEAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     link: str
     name: str
@@ -43,8 +44,9 @@ class Model(_message.Message):
     architecture: str
     layer_bytes: int
     embedding_bytes: int
+    by_hand: bool
     head_bytes: int
-    def __init__(self, link: _Optional[str] = ..., name: _Optional[str] = ..., layer_count: _Optional[int] = ..., stages_wanted: _Optional[int] = ..., architecture: _Optional[str] = ..., layer_bytes: _Optional[int] = ..., embedding_bytes: _Optional[int] = ..., head_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, link: _Optional[str] = ..., name: _Optional[str] = ..., layer_count: _Optional[int] = ..., stages_wanted: _Optional[int] = ..., architecture: _Optional[str] = ..., layer_bytes: _Optional[int] = ..., embedding_bytes: _Optional[int] = ..., by_hand: _Optional[bool] = ..., head_bytes: _Optional[int] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "stop")
@@ -71,12 +73,14 @@ class ToStage(_message.Message):
     def __init__(self, host: _Optional[_Union[Host, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., feed: _Optional[_Union[Feed, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., payment: _Optional[_Union[Payment, _Mapping]] = ...) -> None: ...
 
 class Host(_message.Message):
-    __slots__ = ("link", "lost")
+    __slots__ = ("link", "lost", "span")
     LINK_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    SPAN_FIELD_NUMBER: _ClassVar[int]
     link: str
     lost: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, link: _Optional[str] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
+    span: Span
+    def __init__(self, link: _Optional[str] = ..., lost: _Optional[_Iterable[str]] = ..., span: _Optional[_Union[Span, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("generation_id", "link", "span", "index", "stages", "previous_peer", "next_peer", "room", "sampling", "ends", "payment", "mode", "activations", "speculation", "budget")

@@ -51,7 +51,9 @@ def run(
     ] = None,
     upload_limit: UploadLimit = None,
     download_limit: DownloadLimit = None,
-    serve_models: Annotated[str | None, typer.Option(help="any: host stages of published models; or none.")] = None,
+    serve_models: Annotated[
+        str | None, typer.Option(help="any: host stages of published models; links: of these; or none.")
+    ] = None,
     schedule: Annotated[
         str | None, typer.Option(help="Take tasks at these hours only, such as 'mon-fri 20:00-07:00, sat-sun'.")
     ] = None,

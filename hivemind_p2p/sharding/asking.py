@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import trio
 
@@ -10,8 +10,8 @@ from hivemind_p2p import defaults, telemetry
 from hivemind_p2p.errors import HivemindError, StreamClosedError
 from hivemind_p2p.interfaces import Network
 from hivemind_p2p.proto import sharding_pb2 as pb
-from hivemind_p2p.sharding import hosting, wire
-from hivemind_p2p.types import Link, Offer, PeerId
+from hivemind_p2p.sharding import hosting, market, wire
+from hivemind_p2p.types import LayerSpan, Link, Offer, PeerId
 
 ASK_AGAIN_SECONDS = 0.5
 """How soon a peer that had nothing to do, or failed, is asked again while layers lack a host."""
@@ -31,12 +31,20 @@ class HostAsker:
         network: Opens the conversations.
         link: Which model.
         told: Called on whatever a peer says.
+        by_hand: Who is to host which layers; nobody else is asked then. None to let every peer decide.
     """
 
-    def __init__(self, network: Network, link: Link, told: Told | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        link: Link,
+        told: Told | None = None,
+        by_hand: Mapping[PeerId, LayerSpan] | None = None,
+    ) -> None:
         self._network = network
         self._link = link
         self._told = told
+        self._by_hand = by_hand
         self._asking: set[PeerId] = set()
         self._not_before: dict[PeerId, float] = {}
         self._closed = False
@@ -46,7 +54,9 @@ class HostAsker:
         now = trio.current_time()
         for offer in offers:
             peer = offer.peer.peer_id
-            if not offer.serves_models or peer in self._asking or peer in lost or self._closed:
+            if not market.serves(offer, self._link) or peer in self._asking or peer in lost or self._closed:
+                continue
+            if self._by_hand is not None and peer not in self._by_hand:
                 continue
             if self._not_before.get(peer, now) <= now:
                 self._asking.add(peer)
@@ -71,7 +81,9 @@ class HostAsker:
     async def _converse(self, peer: PeerId, lost: Sequence[PeerId]) -> None:
         channel = await self._network.open(peer, wire.PROTOCOL)
         try:
-            request = pb.ToStage(host=pb.Host(link=self._link, lost=lost))
+            span = self._by_hand[peer] if self._by_hand is not None else None
+            wanted = None if span is None else pb.Span(start=span.start, stop=span.stop)
+            request = pb.ToStage(host=pb.Host(link=self._link, lost=lost, span=wanted))
             await wire.send(channel, request, defaults.REQUEST_DEADLINE)
             while not self._closed:
                 answer = await wire.receive(channel, pb.FromStage, SILENCE_DEADLINE, "say how its loading goes")

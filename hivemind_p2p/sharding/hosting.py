@@ -18,6 +18,7 @@ from hivemind_p2p import defaults, telemetry
 from hivemind_p2p.errors import (
     BusyError,
     CheckpointError,
+    ConfigurationError,
     HivemindError,
     MissingLayersError,
     NetworkError,
@@ -72,11 +73,13 @@ class Job:
     Attributes:
         suspects: Peers that somebody called dead.
         dead: Those that were found to be.
+        by_hand: Layers that somebody asked for; without any, the peer decides by itself.
     """
 
     def __init__(self) -> None:
         self.suspects: set[PeerId] = set()
         self.dead: set[PeerId] = set()
+        self.by_hand: set[LayerSpan] = set()
         self.progress = HostProgress()
         self.finished = False
         self.error: HivemindError | None = None
@@ -157,13 +160,17 @@ class Host:
             return self.stages[link, min(holding, key=len)]
         raise MissingLayersError(f"peer {self._network.peer_id} does not host layers {span} of {link}")
 
-    def ask(self, nursery: trio.Nursery, link: Link, lost: Collection[PeerId] = ()) -> Job:
+    def ask(
+        self, nursery: trio.Nursery, link: Link, lost: Collection[PeerId] = (), span: LayerSpan | None = None
+    ) -> Job:
         """The job that considers hosting a model now; it runs in `nursery`, whatever becomes of who asked."""
         job = self._jobs.get(link)
         if job is None:
             job = self._jobs[link] = Job()
             nursery.start_soon(self._work, job, link)
         job.suspects |= set(lost) - job.dead
+        if span is not None:
+            job.by_hand.add(span)
         return job
 
     async def reconsider(self, nursery: trio.Nursery) -> None:
@@ -197,6 +204,11 @@ class Host:
         model = wire.find_model(await self._directory.lookup(defaults.MODELS_KEY), link)
         if model is None:
             raise MissingLayersError(f"nobody announces the model {link}", hint="Publish it with publish_model first.")
+        if job.by_hand:
+            await self._take_by_hand(job, model, job.by_hand.pop())
+            return True
+        if model.by_hand:
+            return False
         offers = await self._living(await self._offers.offers(fresh=True), job)
         # What this peer claims counts at once, even if its own offer is still on its way through the directory.
         offers = [self._with_claims(offer) for offer in offers]
@@ -209,6 +221,18 @@ class Host:
             return False
         await self._take(job, model, take)
         return True
+
+    async def _take_by_hand(self, job: Job, model: wire.ModelRecord, span: LayerSpan) -> None:
+        if not 0 <= span.start < span.stop <= model.layer_count:
+            raise ConfigurationError(f"{model.name} has {model.layer_count} layers, so no layers {span}")
+        if (model.link, span) in self.stages:
+            return
+        own = next(
+            (offer for offer in await self._offers.offers() if offer.peer.peer_id == self._network.peer_id), None
+        )
+        if own is None or not market.serves(own, model.link):
+            raise BusyError(f"peer {self._network.peer_id} does not serve {model.name}")
+        await self._take(job, model, placement.Take(span))
 
     def _check_room(self, model: wire.ModelRecord) -> None:
         """Says so where a peer that hosts nothing of a model has no room for a single layer of it."""

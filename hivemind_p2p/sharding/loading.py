@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -10,7 +10,7 @@ import trio
 from hivemind_p2p.errors import HivemindError, MissingLayersError
 from hivemind_p2p.interfaces import Network, OfferBook
 from hivemind_p2p.sharding import asking, hosting, route
-from hivemind_p2p.types import Link, PeerId
+from hivemind_p2p.types import LayerSpan, Link, Offer, PeerId
 
 LOOK_SECONDS = 0.25
 """How often offers are looked at while layers lack a host."""
@@ -65,6 +65,7 @@ class Loading:
         link: Which model.
         layer_count: How many layers it has.
         progress: Called whenever something changes.
+        by_hand: Who is to host which layers; None to let the peers decide.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class Loading:
         link: Link,
         layer_count: int,
         progress: Callable[[LoadProgress], None] | None,
+        by_hand: Mapping[PeerId, LayerSpan] | None = None,
     ) -> None:
         self._network = network
         self._offers = offers
         self._link = link
         self._layer_count = layer_count
         self._progress = progress
+        self._by_hand = by_hand
         self._hosts: dict[PeerId, hosting.HostProgress] = {}
         self._ready = 0
         self._missing = ""
@@ -93,7 +96,7 @@ class Loading:
             MissingLayersError: None came within `timeout` seconds.
         """
         deadline = trio.current_time() + timeout
-        asker = asking.HostAsker(self._network, self._link, self._told)
+        asker = asking.HostAsker(self._network, self._link, self._told, self._by_hand)
         async with trio.open_nursery() as nursery:
             missing = await self._wait(nursery, asker, deadline)
             asker.close()
@@ -108,6 +111,7 @@ class Loading:
             self._ready = route.covered(offers, self._link, self._layer_count)
             try:
                 route.choose(offers, self._link, self._layer_count)
+                self._check_placed(offers)
             except MissingLayersError as missing:
                 self._missing = missing.message
                 self._report()
@@ -121,6 +125,18 @@ class Loading:
             # A host that says it is ready is looked up at once; others are found by looking now and then.
             with trio.move_on_after(min(LOOK_SECONDS, max(0.0, deadline - trio.current_time()))):
                 await self._wake.wait()
+
+    def _check_placed(self, offers: Sequence[Offer]) -> None:
+        """Whether those who were placed by hand are where they should be."""
+        ready = {
+            (offer.peer.peer_id, stage.span)
+            for offer in offers
+            for stage in offer.stages
+            if stage.link == self._link and stage.ready
+        }
+        for peer, span in (self._by_hand or {}).items():
+            if (peer, span) not in ready:
+                raise MissingLayersError(f"peer {peer} does not host layers {span} of {self._link} yet")
 
     def _told(self, peer: PeerId, what: hosting.HostProgress | HivemindError) -> None:
         if isinstance(what, HivemindError):

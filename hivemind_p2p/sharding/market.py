@@ -39,12 +39,17 @@ def bytes_of(model: ModelRecord, span: LayerSpan) -> int:
     return sizes_of(model).memory_of(span)
 
 
+def serves(offer: Offer, link: Link) -> bool:
+    """Whether a peer would host layers of a model."""
+    return offer.serves_models and (not offer.served_links or link in offer.served_links)
+
+
 def servers_of(link: Link, sizes: ModelSizes, offers: Sequence[Offer]) -> list[Server]:
     """The peers that host layers of a model or would; claims count as hosted.
 
     Peers that are reached through a relay only are asked for nothing new while there are others.
     """
-    serving = {offer.peer.peer_id: offer for offer in offers if offer.serves_models}
+    serving = {offer.peer.peer_id: offer for offer in offers if serves(offer, link)}
     direct = any(not by_relay_only(offer.peer.addresses) for offer in serving.values())
     found = (_server(link, sizes, offer) for offer in serving.values())
     return [
@@ -83,4 +88,4 @@ def decide(model: ModelRecord, me: PeerId, offers: Sequence[Offer]) -> placement
     return placement.decide(me, servers, sizes, most_layers=model.most_layers)
 
 
-__all__ = ["bytes_of", "decide", "served", "servers_of", "sizes_of", "weight_bytes"]
+__all__ = ["bytes_of", "decide", "served", "servers_of", "serves", "sizes_of", "weight_bytes"]

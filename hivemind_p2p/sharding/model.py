@@ -11,19 +11,23 @@ Non-goals: hosting (`service.py`); what is done with a model that has hosts (`re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import trio
 
 from hivemind_p2p import defaults
 from hivemind_p2p.errors import ConfigurationError, MissingLayersError
 from hivemind_p2p.interfaces import Content, Directory, Network, OfferBook, Payer
-from hivemind_p2p.sharding import asking, caller, checkpoint, wire
+from hivemind_p2p.sharding import asking, by_hand, caller, checkpoint, wire
 from hivemind_p2p.sharding.description import Description
 from hivemind_p2p.sharding.loading import Loading, LoadProgress
 from hivemind_p2p.sharding.remote import Hosts, RemoteModel
-from hivemind_p2p.types import LayerSpan, Link
+from hivemind_p2p.types import LayerSpan, Link, PeerId
+
+Placement: TypeAlias = "Mapping[PeerId | str, LayerSpan | tuple[int, int]]"
+"""For peers, by id or name, the layers that each is to host."""
 
 CONFIG_DEADLINE = 60.0
 """Seconds for fetching config and tokenizer, some MB."""
@@ -59,12 +63,13 @@ class ModelClient:
         self._directory = directory
         self._published: dict[Link, wire.ModelRecord] = {}
 
-    async def publish(self, folder: Path, *, stages: int | None = None) -> Link:
+    async def publish(self, folder: Path, *, stages: int | None = None, placed_by_hand: bool = False) -> Link:
         """Shares a checkpoint folder and announces it to the hive.
 
         Args:
             folder: A Hugging Face model folder.
             stages: Into how many spans it is cut at least; by default as many as peers serve models now.
+            placed_by_hand: Whether peers host nothing of it by themselves, only what `load` asks them to.
 
         Raises:
             CheckpointError: It is no complete checkpoint; the message names what is missing.
@@ -81,6 +86,7 @@ class ModelClient:
             layer_count=found.layer_count,
             stages_wanted=max(1, min(stages, found.layer_count)),
             architecture=found.architecture,
+            by_hand=placed_by_hand,
             **_sizes(found),
         )
         value = wire.encode_models(self._published.values())
@@ -88,21 +94,32 @@ class ModelClient:
         return link
 
     async def load(
-        self, link: Link, *, progress: Callable[[LoadProgress], None] | None = None, timeout: float = 120.0
+        self,
+        link: Link,
+        *,
+        placement: Placement | None = None,
+        progress: Callable[[LoadProgress], None] | None = None,
+        timeout: float = 120.0,
     ) -> RemoteModel:
         """Waits until every layer of a model has a host.
 
         Args:
             link: What `publish` gave.
+            placement: Which layers whom to ask for: for a peer's id or name, the first layer and the one behind the
+                last. By default the peers decide.
             progress: Called whenever something changes.
             timeout: Seconds.
 
         Raises:
             MissingLayersError: Some layers had no host in time; the message names them.
             CheckpointError: The link holds no checkpoint.
+            ConfigurationError: The placement names a peer that is not there, or leaves layers out.
         """
         model = await self._read(link, min(timeout, CONFIG_DEADLINE))
-        loading = Loading(self.network, self.offers, link, model.layer_count, progress)
+        chosen = None
+        if placement is not None:
+            chosen = by_hand.spans_of(placement, await self.offers.offers(fresh=True), link, model.layer_count)
+        loading = Loading(self.network, self.offers, link, model.layer_count, progress, chosen)
         await loading.run(timeout)
         return model
 

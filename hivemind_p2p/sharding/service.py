@@ -213,7 +213,8 @@ class StageService:
             raise ProtocolError(f"peer {channel.remote} asks to host with values that no honest peer sends")
         if self._nursery is None:
             raise BusyError(f"peer {self._network.peer_id} is starting or stopping")
-        job = self.host.ask(self._nursery, Link(request.link), [PeerId(peer) for peer in request.lost])
+        span = LayerSpan(request.span.start, request.span.stop) if request.HasField("span") else None
+        job = self.host.ask(self._nursery, Link(request.link), [PeerId(peer) for peer in request.lost], span)
         told: hosting.HostProgress | None = None
         while True:
             if job.progress != told:

@@ -38,6 +38,7 @@ class ModelRecord:
         layer_bytes: What one layer's weights take in memory.
         embedding_bytes: What the host of the first layer keeps besides.
         head_bytes: What the host of the last layer keeps besides, and reads for each token.
+        by_hand: Whether peers host only the layers that they are asked to host.
     """
 
     link: Link
@@ -48,6 +49,7 @@ class ModelRecord:
     layer_bytes: int = 0
     embedding_bytes: int = 0
     head_bytes: int = 0
+    by_hand: bool = False
 
     @property
     def most_layers(self) -> int:
@@ -67,6 +69,7 @@ def encode_models(records: Iterable[ModelRecord]) -> bytes:
             layer_bytes=record.layer_bytes,
             embedding_bytes=record.embedding_bytes,
             head_bytes=record.head_bytes,
+            by_hand=record.by_hand,
         )
         for record in records
     ]
@@ -103,6 +106,7 @@ def decode_models(record: Record) -> tuple[ModelRecord, ...]:
             layer_bytes=model.layer_bytes,
             embedding_bytes=model.embedding_bytes,
             head_bytes=model.head_bytes,
+            by_hand=model.by_hand,
         )
         for model in message.models
     )
