@@ -86,6 +86,10 @@ class Engine(Protocol):
         """Whether it gives logits."""
 
     @property
+    def encoder(self) -> bool:
+        """Whether it is an encoder's: each chunk is then one whole text, and there are no logits."""
+
+    @property
     def dtype(self) -> str:
         """Of its hidden states: ``float32``, ``bfloat16`` or ``float16``."""
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.sharding import checkpoint, text, wire
+from hivemind_p2p.sharding.pooling import MODULES
 from hivemind_p2p.types import Link
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _CONTEXTS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _DECODERS = ("ForCausalLM", "LMHeadModel")
+_ENCODERS = ("ForMaskedLM", "ForPreTraining")
 
 
 class Description:
@@ -76,6 +78,13 @@ class Description:
         """Whether it is a decoder that was saved with its head, so that it can go on with a text."""
         names = self.config.get("architectures")
         return isinstance(names, list) and bool(names) and str(names[0]).endswith(_DECODERS)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is surely an encoder; hosts, which have the model library, know of the others."""
+        names = self.config.get("architectures")
+        name = str(names[0]) if isinstance(names, list) and names else ""
+        return name.endswith(_ENCODERS) or (not self.writes and (self.folder / MODULES).is_file())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
-from hivemind_p2p.errors import ConfigurationError, PromptTooLongError
+from hivemind_p2p.errors import ConfigurationError, PromptTooLongError, UnsupportedModelError
 from hivemind_p2p.interfaces import Network, OfferBook, Payer
 from hivemind_p2p.proto import sharding_pb2 as pb
 from hivemind_p2p.sharding import caller, embedding, options, streams, wire
@@ -219,6 +219,10 @@ class RemoteModel:
         return streams.Run(run, self._paid)
 
     def _check(self, ids: list[int], max_new_tokens: int) -> None:
+        if self.described.encodes:
+            raise UnsupportedModelError(
+                f"{self.name} is an encoder: it makes vectors of texts", hint="Use embed, or load a model that writes."
+            )
         self.described.check_ids(ids)
         if type(max_new_tokens) is not int or max_new_tokens < 0:
             raise ConfigurationError(f"max_new_tokens is a whole number from 0 up, not {max_new_tokens!r}")

@@ -36,6 +36,7 @@ from hivemind_p2p.errors import (
     HivemindError,
     PromptTooLongError,
     ProtocolError,
+    UnsupportedModelError,
 )
 from hivemind_p2p.interfaces import Channel, Content, Directory, Earner, Network, OfferBook, TaskStatus
 from hivemind_p2p.proto import sharding_pb2 as pb
@@ -308,6 +309,9 @@ def _check(request: OpenRequest, engine: Engine) -> None:
         raise PromptTooLongError(f"{request.room} tokens do not fit a context of {context}")
     if engine.first != (request.index == 0) or engine.last != request.last:
         raise ProtocolError(f"layers {request.span} cannot be stage {request.index + 1} of {request.stages}")
+    if engine.encoder != (request.mode == pb.EMBED):
+        kind = "an encoder: it makes vectors of texts" if engine.encoder else "a decoder: it goes on with texts"
+        raise UnsupportedModelError(f"{request.link} is {kind}", hint="Encoders have embed, decoders have generate.")
     if request.activations and request.activations not in quantise.ENCODINGS:
         raise ProtocolError(f"activations cannot be written as {request.activations[:32]!r}")
     if request.text and (engine.first or engine.last) and max(request.text) >= engine.shape.vocabulary:

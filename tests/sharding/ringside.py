@@ -43,6 +43,7 @@ class ToyEngine:
         self.shape = Shape(WIDTH, VOCABULARY, CONTEXT)
         self.first, self.last = span.start == 0, span.stop == LAYERS
         self.dtype = "float32"
+        self.encoder = False
         self.gate = threading.Event()
         self.gate.set()
         self.poisoned = False

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hivemind_p2p.errors import ConfigurationError, MissingLayersError, PromptTooLongError
+from hivemind_p2p.errors import (
+    ConfigurationError,
+    HivemindError,
+    MissingLayersError,
+    PromptTooLongError,
+    UnsupportedModelError,
+)
+from hivemind_p2p.proto import sharding_pb2 as pb
 from tests.sharding import encoders, hosted, tiny
 
 TEXTS = ["a short text", "x", "another text, which is somewhat longer than the first one is", ""]
@@ -107,6 +114,23 @@ async def test_nobody_left_names_the_layers(tmp_path: Path) -> None:
         hive.hive.world.kill(hive.hive.hosts[2].id)
         with pytest.raises(MissingLayersError, match="layers 4"):
             await hive.model.embed(TEXTS, wait_for_hosts=0)
+
+
+async def test_an_encoder_writes_nothing_and_a_decoder_is_none(tmp_path: Path) -> None:
+    async with hosted.hosted(encoders.save("bert", tmp_path / "1" / "bert")) as hive:
+        with pytest.raises(UnsupportedModelError, match="bert is an encoder"):
+            await hive.model.generate("x")
+    async with hosted.hosted(encoders.save("minilm", tmp_path / "2" / "minilm")) as hive:
+        # Its config does not tell, so hosts do.
+        with pytest.raises(HivemindError, match="is an encoder: it makes vectors"):
+            await hive.model.generate("x", wait_for_hosts=0)
+        with pytest.raises(HivemindError, match="is an encoder: it makes vectors"):
+            async with hive.remote.rows(pb.LOGITS, room=5) as rows:
+                await rows.feed(0, [1])
+    async with hosted.hosted(tiny.save("llama", tmp_path / "3" / "llama")) as hive:
+        with pytest.raises(HivemindError, match="is a decoder: it goes on with texts"):
+            async with hive.remote.rows(pb.EMBED, room=5) as rows:
+                await rows.feed(0, [1])
 
 
 async def test_what_cannot_be_embedded(tmp_path: Path) -> None:

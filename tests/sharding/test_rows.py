@@ -98,6 +98,8 @@ async def test_a_caller_that_takes_no_rows_is_left(tmp_path: Path, monkeypatch: 
 async def test_each_text_of_an_encoder_stands_alone(tmp_path: Path) -> None:
     long = [(7 * number) % 90 for number in range(700)]
     async with ringside.ringside(tmp_path, *THREE) as ring, ring.rows(pb.EMBED, room=800, budget=2000) as rows:
+        for engine in ring.engines:
+            engine.encoder = True
         for text in (TEXT, TEXT[::-1], long):
             close(await rows.feed(0, text, rows=len(text)), text, len(text), logits=False)
         assert all(len(step) == 1 and step[0][1] in {8, 700} for step in ring.engines[1].steps), "never in parts"
