@@ -56,6 +56,9 @@ MOST_GATHERING: Final = 256 << 20
 UNBILLED: Final = frozenset((TaskCrashedError.code(), SandboxError.code()))
 """Ends that may be this machine's fault."""
 
+LAST_SENTENCE: Final = 1.0
+"""Seconds that a session which ends waits for the message that it is sending."""
+
 IDLE_GRACE: Final = 30.0
 """Seconds that an idle channel is kept beyond what callers keep it, so that the caller is the one to close it."""
 
@@ -125,6 +128,8 @@ class Session:
         self._ever_allowed = self._leaving = False
         self._bill_prefix = ""
         self._settle_by: dict[int, float] = {}
+        self._speaking = trio.Lock()
+        self._silent = False
         self._unjudged: OrderedDict[int, tuple[Credits, str]] = OrderedDict()
         self._nursery: trio.Nursery
 
@@ -134,10 +139,19 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._write)
-                await self._read()
+                try:
+                    await self._read()
+                finally:
+                    await self._finish_sentence()
                 nursery.cancel_scope.cancel()
         finally:
             self._give_up()
+
+    async def _finish_sentence(self) -> None:
+        """Lets a message that is being sent go out whole: why the session ends can be said behind a whole one only."""
+        with trio.move_on_after(LAST_SENTENCE):
+            async with self._speaking:
+                self._silent = True
 
     def _give_up(self) -> None:
         """The caller is gone: so is what it wanted."""
@@ -513,8 +527,11 @@ class Session:
             self._news.ended.append(self._news.large.pop(piece.number))
 
     async def _send(self, message: FromWorker, parts: list[Buffer]) -> None:
-        with trio.fail_after(wire.transfer_deadline(columns.FRAME_BYTES)):
-            await self._channel.send(message, parts)
+        async with self._speaking:
+            if self._silent:
+                await trio.sleep_forever()  # until the session has ended
+            with trio.fail_after(wire.transfer_deadline(columns.FRAME_BYTES)):
+                await self._channel.send(message, parts)
 
     # -- payment -----------------------------------------------------------------------------------------------------
 
