@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hivemind_p2p import errors
-from hivemind_p2p.errors import BusyError, HivemindError
+from hivemind_p2p.errors import BusyError, HivemindError, PeerUnreachableError
 from hivemind_p2p.tasks.spec import TaskListener, TaskSpec, TaskState
 from hivemind_p2p.types import PeerId
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 MOST_BUSY: Final = 50
 """Times that peers may be too busy for a task before it fails: with the pauses between, several minutes."""
+
+MOST_UNREACHED: Final = 10
+"""Times that a task may have been given to peers that are gone: their offers live on for a while."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +35,7 @@ class Course:
         excluded: Peers that refused or lost it.
         failures: What went wrong so far.
         busy: How often peers were too busy for it.
+        unreached: How often its peer was gone before it was sent.
         reopened: Whether it has been sent again because an idle channel had been closed.
         sent_at: When it was sent.
         asked_back: Whether its peer was asked to give it back unless it has begun.
@@ -53,6 +57,7 @@ class Course:
     failures: list[str] = field(default_factory=list)
     last: HivemindError | None = None
     busy: int = 0
+    unreached: int = 0
     reopened: bool = False
     asked_fresh: bool = False
     sent_at: float = 0.0
@@ -77,7 +82,10 @@ class Course:
             self.busy += 1
             return self.busy <= MOST_BUSY
         self.failures.append(error.message)
-        return len(self.failures) <= self.spec.max_retries
+        # A peer that was gone before anything was sent had no part in this task; but there is an end to everything.
+        self.unreached += isinstance(error, PeerUnreachableError) and not self.number
+        tried = len(self.failures) - self.unreached
+        return self.unreached <= MOST_UNREACHED and tried <= self.spec.max_retries
 
     def summary(self, last: HivemindError) -> HivemindError:
         """The last error, with those before it."""
