@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import UnknownTaskTypeError
-from hivemind_p2p.tasks import plugins
+
+if TYPE_CHECKING:
+    from hivemind_p2p.tasks import plugins
 
 _events = telemetry.source("tasks")
 
@@ -44,21 +47,39 @@ def task_type_names() -> tuple[str, ...]:
 def forget() -> None:
     """Looks for plug-ins again when next asked; what is installed rarely changes while a peer runs."""
     _found.cache_clear()
+    _built_in.cache_clear()
     task_type_names.cache_clear()
 
 
 @cache
 def _found() -> tuple[tuple[TaskType, ...], tuple[plugins.Problem, ...]]:
-    from hivemind_p2p.tasks.library import wasm
-    from hivemind_p2p.tasks.library.bundle import BundleTask
-    from hivemind_p2p.tasks.library.command import CommandTask
-    from hivemind_p2p.tasks.library.function import FunctionTask
-    from hivemind_p2p.tasks.library.mapping import MapTask
+    from hivemind_p2p.tasks import plugins
 
-    built_in: tuple[TaskType, ...] = (FunctionTask(), MapTask(), CommandTask(), BundleTask())
-    if wasm.is_here():
-        built_in += (wasm.WasmTask(),)
-    return plugins.load(built_in, plugins.installed())
+    built_in = [found for name in _BUILT_IN if (found := _built_in(name)) is not None]
+    return plugins.load(tuple(built_in), plugins.installed())
+
+
+_BUILT_IN: Final = {
+    "function/1": ("function", "FunctionTask"),
+    "map/1": ("mapping", "MapTask"),
+    "command/1": ("command", "CommandTask"),
+    "bundle/1": ("bundle", "BundleTask"),
+    "wasm/1": ("wasm", "WasmTask"),
+}
+"""Task types that every peer knows, and where they are: a child imports only those that it is asked for."""
+
+
+@cache
+def _built_in(name: str) -> TaskType | None:
+    """A task type of this package; None where it lacks what it runs on."""
+    module, kind = _BUILT_IN[name]
+    home = importlib.import_module(f"hivemind_p2p.tasks.library.{module}")
+    found: TaskType | None = getattr(home, kind)() if getattr(home, "is_here", _yes)() else None
+    return found
+
+
+def _yes() -> bool:
+    return True
 
 
 def task_type(name: str) -> TaskType:
@@ -67,6 +88,8 @@ def task_type(name: str) -> TaskType:
     Raises:
         UnknownTaskTypeError: There is none.
     """
+    if name in _BUILT_IN and (built_in := _built_in(name)) is not None:
+        return built_in  # without a look at all that is installed, which takes longer than most tasks
     for known in task_types():
         if known.name == name:
             return known

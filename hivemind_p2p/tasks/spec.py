@@ -6,10 +6,12 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from hivemind_p2p.tasks.quorum import Agreed
 from hivemind_p2p.types import CREDIT, Credits, Input, Needs, PeerId, Prices, SharedPart, Usage
+
+if TYPE_CHECKING:
+    from hivemind_p2p.tasks.quorum import Agreed
 
 MAX_PAYLOAD_BYTES: Final = 64 << 20
 """Bytes of a packed task or of its result: what fits a stream. Larger data travels through the swarm."""

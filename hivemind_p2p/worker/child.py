@@ -35,7 +35,7 @@ def _warm_up() -> None:
     from hivemind_p2p.tasks import registry
     from hivemind_p2p.worker import serving  # noqa: F401
 
-    registry.task_types()
+    registry.task_type("function/1")
 
 
 def _take_pipes() -> tuple[int, int]:
