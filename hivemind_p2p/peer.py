@@ -321,7 +321,10 @@ async def _with_devices(offer: Offer, settings: Settings) -> Offer:
     from hivemind_p2p.worker.reporter import gpus
     from hivemind_p2p.worker.sandbox import SCRATCH_BYTES
 
-    found = await gpus() if settings.gpus else ()
+    wanted = settings.gpus and settings.sandbox == "none"
+    if settings.gpus and not wanted:
+        _events.warning("gpus_not_lent", reason="the walls around tasks hide them; see docs/en/sandbox.md")
+    found = await gpus() if wanted else ()
     count = len(found) if settings.gpus < 0 else min(settings.gpus, len(found))
     each = min((gpu.memory_bytes for gpu in found), default=0)
     return replace(offer, gpus=count, gpu_memory_bytes=each, disk_bytes=SCRATCH_BYTES)
