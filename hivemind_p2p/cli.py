@@ -10,11 +10,12 @@ import importlib
 import json
 import runpy
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.models import TyperInfo
@@ -34,6 +35,10 @@ from hivemind_p2p.options import (
 )
 from hivemind_p2p.program import connected, print_json, reported_errors, say_ready, wait_for_the_end
 from hivemind_p2p.running import command as running_command
+from hivemind_p2p.tasks.quorum import Quorum
+
+if TYPE_CHECKING:
+    from hivemind_p2p.job import Job
 
 app = typer.Typer(
     help="Lend this machine to a hive, or use a hive from the command line.",
@@ -113,6 +118,8 @@ def submit(
     identity: Identity = None,
     hive_key: HiveKeyFile = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the result.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show on stderr where it is, and what it prints, as it comes.")] = False,
+    agree: Annotated[int, typer.Option(help="Peers of different accounts that must agree; 1 takes any.", min=1)] = 1,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -121,10 +128,15 @@ def submit(
         called = _find_function(function)
         values = [_json_or_text(argument) for argument in arguments or []]
     with connected(bootstrap, username, identity, hive_key, as_json=as_json, verbose=verbose) as hive:
-        job = hive.submit(called, *values)
+        tasks = hive.with_options(verify=Quorum(agree, of=2 * agree - 1)) if agree > 1 else hive
+        job = tasks.submit(called, *values)
         try:
+            if follow:
+                _follow(job)
             result = job.result(timeout)
         except TimeoutError as error:
+            if job.done() or timeout is None:
+                raise  # the function's own
             raise TaskTimeoutError(f"no result within {timeout:g} s", hint="Wait longer with --timeout.") from error
         if as_json:
             print_json({"result": result, "peer": job.peer, "cost": job.cost})
@@ -218,6 +230,25 @@ def new_hive_key(
         typer.echo(f"  the bootstrap: hivemind-bootstrap run --hive-key {file} ...")
         typer.echo(f"  every member:  hivemind-peer run --hive-key {file} ...")
         typer.echo("  Give it to members in a way that nobody else can read.")
+
+
+def _follow(job: Job[Any]) -> None:
+    """Shows a job's states and its output until it is done."""
+    lock = threading.Lock()
+    shown = 0
+
+    def tell(*_: object) -> None:
+        nonlocal shown
+        with lock:  # it is called here, and from the hive's thread
+            for change in job.history[shown:]:
+                where = f" on {change.peer}" if change.peer else ""
+                typer.echo(f"{change.state.lower()}{where}", err=True)
+                shown += 1
+
+    job.on_change(tell)
+    tell()
+    for line in job.stdout:
+        typer.echo(line, nl=False, err=True)
 
 
 def _find_function(name: str) -> Callable[..., Any]:

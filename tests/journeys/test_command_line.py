@@ -97,6 +97,18 @@ def test_submit(nodes, joins, tmp_path):
     assert float(done["cost"]) > 0
 
 
+def test_following_a_task(joins, tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text("def talk(name):\n    print('hello', name)\n    return len(name)\n")
+    code, output, errors = run(PEER, "submit", f"{script}:talk", "ada", "--follow", env=joins)
+    assert (code, output) == (0, "3\n")
+    lines = errors.splitlines()
+    assert {"hello ada", "queued", "completed"} <= set(lines)
+    assert lines[0] == "queued"
+    code, _, errors = run(PEER, "submit", "math:factorial", "20", "--agree", "2", env=joins)
+    assert (code, "none of" in errors or "agree" in errors) == (1, True)
+
+
 def test_generate(joins):
     with Program(["-m", PEER, "share", str(TINY_PYTHON), "--model", "--json"], environment(joins)) as share:
         link = share.ready()["link"]
