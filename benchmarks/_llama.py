@@ -53,6 +53,14 @@ def random_llama(folder: Path) -> Path:
     return folder
 
 
+def token_ids(text: str) -> list[int]:
+    """A text in the small model's tokens."""
+    import transformers
+
+    found: list[int] = transformers.AutoTokenizer.from_pretrained(TINY)(text).input_ids
+    return found
+
+
 def one_process(checkpoint: Path, prompt: list[int], count: int, rounds: int = 1) -> dict[str, Any]:
     """The model library's own `generate` with one thread: ``ids``, ``first`` (seconds), ``rate`` (tokens/s)."""
     found = json.loads(fresh_python(ONE_PROCESS, str(checkpoint), json.dumps(prompt), str(count), str(rounds)))
