@@ -204,8 +204,9 @@ class Dispatcher:
 def _kind(course: Course) -> tuple[Hashable, Data]:
     """What tasks of its like have in common, and what its peer has to be sent besides it."""
     spec = course.spec
+    data: Data = tuple((each.link, each.length) for each in spec.inputs) if spec.inputs else ()
     if spec.shared is None:
-        return spec.task_type, ()
+        return spec.task_type, data
     family = weakref.ref(spec.shared)
     size = len(spec.shared.data)
-    return family, ((family, size),) if size >= LARGE_PART else ()
+    return family, (*data, (family, size)) if size >= LARGE_PART else data

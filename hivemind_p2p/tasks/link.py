@@ -289,7 +289,7 @@ class Link:
         return now - self._busy_until > wire.CHANNEL_IDLE
 
     def _check_deadlines(self, now: float) -> None:
-        if now - self._heard > wire.SILENCE_DEADLINE:
+        if self._open and now - self._heard > wire.SILENCE_DEADLINE:  # before it has any it had no reason to speak
             raise DeadlineExceededError(
                 f"peer {self.peer} did not show life within {wire.SILENCE_DEADLINE:g} s while it had tasks"
             )

@@ -234,7 +234,7 @@ class Matching:
             self._held.discard(standing)
         if seconds is not None:
             there = now - flight.placed_at
-            if flight.alone and there > helping.LEAST_LATE:
+            if flight.alone and not flight.data and there > helping.LEAST_LATE:
                 seconds = max(seconds, there - standing.round_trip)
             standing.took(seconds)
             self.estimates.learn(standing.peer, flight.family, seconds)
@@ -418,6 +418,7 @@ class Matching:
         known = self.estimates.seconds(standing.peer, family)
         if known is not None:
             flight.due_at = now + known + standing.wait(demand, known) + standing.round_trip
+            flight.due_at += standing.transfer_seconds(data)
         flight.alone = standing.free(demand)
         if data:
             standing.has_now(data)

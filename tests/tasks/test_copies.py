@@ -1,10 +1,13 @@
 """Idle workers help busy ones: over the memory network, with the client's and the worker's real services."""
 
+from pathlib import Path
+
 import pytest
 import trio
 
 from hivemind_p2p.errors import NoPeerError
 from hivemind_p2p.tasks.dispatch import PATIENCE
+from hivemind_p2p.types import Input, Link
 
 
 class Listener:
@@ -22,6 +25,13 @@ class Listener:
 
     def failed(self, error):
         self.errors.append(error)
+
+
+class Fetched:
+    """Inputs that are there as soon as they are asked for."""
+
+    async def get(self, wanted):
+        return Path("/nowhere")
 
 
 async def practise(hive, count=8):
@@ -166,3 +176,19 @@ async def test_one_that_comes_when_the_last_worker_has_just_gone_waits_for_the_n
     hive.book.all = [worker.offer]
     await trio.sleep(10)
     assert len(listener.results) == 1
+
+
+async def test_tasks_that_read_the_same_file_go_to_where_it_was_fetched(nursery, make_hive, autojump_clock):
+    hive = make_hive(nursery, 3)
+    await practise(hive, 12)
+    for worker in hive.workers:
+        worker.service.inputs = Fetched()
+    file = (Input(Link("magnet:?xt=urn:btmh:1220" + "ab" * 32), 1 << 30),)
+    peers = []
+    for number in range(6):
+        listener = Listener()
+        hive.start("sleep 1", listener, task_id=f"f{number}", inputs=file)
+        await trio.sleep(30)
+        peers += [result.peer for result in listener.results]
+    assert len(peers) == 6
+    assert len(set(peers)) == 1
