@@ -9,7 +9,7 @@ import pytest
 import hivemind_p2p as hm
 from hivemind_p2p import errors
 from tests.journeys.programs import DEADLINE, TINY_PYTHON, allocated, until
-from tests.sharding import tiny
+from tests.sharding import encoders, tiny
 
 PROMPT = "def main("
 NEW_TOKENS = 48
@@ -65,10 +65,9 @@ def link(hive):
 
 @pytest.fixture(scope="module")
 def model(hive, link):
-    """The tiny Python model, spread over three peers; the fourth is a second host of one of the spans."""
+    """The tiny Python model, once all four peers host some of its layers; some layers then have two hosts."""
     model = hive.load_model(link)
-    until(lambda: sorted(len(found) for found in _hosts(hive, link).values()) == [1, 1, 2], "all peers host a span")
-    assert set(_hosts(hive, link)) == {hm.LayerSpan(0, 2), hm.LayerSpan(2, 4), hm.LayerSpan(4, 6)}
+    until(lambda: len(set().union(*_hosts(hive, link).values())) == 4, "all peers host a span")
     return model
 
 
@@ -147,6 +146,49 @@ def test_generations_are_paid(hive, model):
     assert hive.promised > before
 
 
+def test_a_batch_of_different_lengths_is_paid_and_nothing_is_held_up(model):
+    prompts = [PROMPT, "class Node:", "x", "import os, sys, re, json"]
+    alone = [model.generate(prompt, max_new_tokens=12) for prompt in prompts]
+    # Bills of many sizes: what a host still counts as open afterwards would make it refuse the next batch.
+    for _ in range(3):
+        assert model.generate(prompts, max_new_tokens=12) == alone
+
+
+def test_log_probabilities_and_several_readers(model):
+    scored = model.generate(PROMPT, max_new_tokens=8, log_probabilities=3)
+    assert scored.text == model.generate(PROMPT, max_new_tokens=8)
+    assert all(token.likeliest[0].id == token.id for token in scored.tokens), "greedy"
+    stream = model.generate(PROMPT, max_new_tokens=8, stream=True)
+    other = stream.reader()
+    assert PROMPT + "".join(stream) == PROMPT + "".join(other) == scored.text
+
+
+def test_the_transformers_library_writes_with_it(model):
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.folder)
+    given = tokenizer(PROMPT, return_tensors="pt")
+    options = {"max_new_tokens": 12, "num_beams": 3, "do_sample": False}
+    over_the_hive = model.to_transformers()
+    assert torch.equal(over_the_hive.generate(**given, **options), _whole().generate(**given, **options))
+    states = over_the_hive(**given, output_hidden_states=True).hidden_states
+    expected = _whole()(**given, output_hidden_states=True).hidden_states
+    for layers in (2, 4, 6):
+        torch.testing.assert_close(states[layers], expected[layers].detach(), atol=1e-3, rtol=1e-3)
+
+
+def test_vectors_by_an_encoder_with_settings_of_its_own(hive, tmp_path_factory):
+    folder = encoders.describe(encoders.save("minilm", tmp_path_factory.mktemp("encoder") / "minilm"))
+    model = hive.load_model(hive.publish_model(folder, stages=2))
+    found = model.embed(["some text", "x"])
+    rows = encoders.hidden("minilm", model.encode("some text")).mean(dim=0).numpy()
+    assert found[0] == pytest.approx(rows / (rows @ rows) ** 0.5, abs=1e-5)
+    assert model.embed("x") == pytest.approx(found[1], abs=1e-6)
+    with pytest.raises(errors.UnsupportedModelError, match="encoder"):
+        model.generate("x")
+
+
 @pytest.mark.parametrize("family", ["llama"])
 def test_random_weights_made_here(hive, tmp_path_factory, family):
     folder = tiny.save(family, tmp_path_factory.mktemp("random") / family)
@@ -185,20 +227,15 @@ def _busiest(hive, hosts, before):
     return next(peer for peer in hive.nodes.peers if peer.ready["peer_id"] == peer_id)
 
 
-@pytest.mark.parametrize("spares", [1, 0])
-def test_a_peer_killed_in_the_middle_of_a_text(hive, link, model, spares):
-    # First a spare is there; then the survivors have to take the lost layers over.
-    alive = set(_computed(hive))
-    hosts = max((found & alive for found in _hosts(hive, link).values()), key=len)
-    if not spares:
-        hosts = next(found & alive for found in _hosts(hive, link).values() if found - alive)
-    assert len(hosts) == spares + 1
+@pytest.mark.parametrize("left", [3, 2])
+def test_a_peer_killed_in_the_middle_of_a_text(hive, model, left):
+    # Of what the second one held some layers have no other host by then: those who are left have to take them over.
     ids = encode(PROMPT)
     expected = greedy([ids], 200)[0]
     before, text = _computed(hive), list(ids)
     for token in model.generate(ids, max_new_tokens=len(expected) - len(ids), stream=True):
         text.append(token)
         if len(text) == len(ids) + 20:
-            _busiest(hive, hosts, before).kill()
+            _busiest(hive, set(before), before).kill()
     assert text == expected
-    assert sum(peer.alive for peer in hive.nodes.peers) == 2 + spares
+    assert sum(peer.alive for peer in hive.nodes.peers) == left
