@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -257,7 +258,8 @@ class TaskClient:
     def copy(self, course: Course) -> Course:
         """A second copy of a task that is late, to be placed; for the dispatcher."""
         original = course.original or course
-        copy = Course(course.spec, IGNORES, next(self._tickets), original.demand, original=original)
+        spec = replace(course.spec, stream_output=False)  # the original's prints are told, as far as they go
+        copy = Course(spec, IGNORES, next(self._tickets), original.demand, original=original)
         original.copies.append(copy)
         self._courses.add(copy)
         copy.move(TaskState.QUEUED)
@@ -432,7 +434,7 @@ class TaskClient:
 
 
 def _is_copyable(spec: TaskSpec) -> bool:
-    return spec.idempotent and not (spec.judged or spec.keep or spec.stream_output) and spec.peers is None
+    return spec.idempotent and not (spec.judged or spec.keep) and spec.peers is None
 
 
 def _alike(one: TaskSpec, other: TaskSpec) -> bool:

@@ -43,7 +43,8 @@ async def practise(hive, count=8):
     assert all(listener.results for listener in listeners)
 
 
-async def test_a_late_task_gets_a_copy_and_the_first_result_counts(nursery, make_hive, autojump_clock):
+@pytest.mark.parametrize("stream_output", [False, True])
+async def test_a_late_task_gets_a_copy_and_the_first_result_counts(nursery, make_hive, autojump_clock, stream_output):
     hive = make_hive(nursery, 2, paid=True)
     await practise(hive)
     for worker in hive.workers:
@@ -52,7 +53,7 @@ async def test_a_late_task_gets_a_copy_and_the_first_result_counts(nursery, make
     other = hive.workers[1].executor
     stuck.slowness = other.slowness = 50.0
     listener = Listener()
-    hive.start("sleep 1", listener, task_id="late")
+    hive.start("sleep 1", listener, task_id="late", stream_output=stream_output)
     await trio.sleep(0.5)
     holder, helper = (stuck, other) if stuck.tasks[-1].task_id == "late" else (other, stuck)
     helper.slowness = 1.0
