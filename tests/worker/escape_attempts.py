@@ -8,6 +8,7 @@ both as JSON.
 
 import contextlib
 import ctypes
+import io
 import json
 import os
 import pickle
@@ -17,11 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
 import trio
 
+from hivemind_p2p.tasks.library import bundle
 from hivemind_p2p.tasks.library.function import NAME, pack
 from hivemind_p2p.tasks.reading import decode
 from hivemind_p2p.types import Needs, PeerId, Work
@@ -254,6 +257,18 @@ def links_for_the_cleaner(folder):
     return "linked"
 
 
+def zipped(files, links=()):
+    """A bundle with a main.py, and these files besides; some of them are links, which hold where they lead."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("main.py", "print('ran')")
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (0o120777 if name in links else 0o100644) << 16
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
 class Attack:
     """A pickle that runs a command where it is read, and a result that would do so at the caller's."""
 
@@ -329,7 +344,8 @@ def left_behind(mark):
 async def run(executor, payload, caller, *, memory="128MiB", seconds=20.0):
     needs = Needs(memory=memory, seconds=seconds)
     start = time.monotonic()
-    outcome = await executor.run(Work("t", PeerId(caller), NAME, payload, needs))
+    kind = bundle.NAME if payload.startswith(b"PK") else NAME
+    outcome = await executor.run(Work("t", PeerId(caller), kind, payload, needs))
     seconds = time.monotonic() - start
     if outcome.error_code:
         return {"error": outcome.error_code, "message": outcome.error_message, "seconds": seconds}
@@ -359,6 +375,12 @@ def attacks(watched):
         "links_for_the_cleaner": pack(links_for_the_cleaner, (str(watched.home),)),
         "pickle_in": pickle.dumps(Attack(stolen)),
         "pickle_out": pack(Attack, (stolen,)),
+        "zip_bomb": zipped({"bomb": bytes(300 * MIB)}),
+        "zip_bomb_that_lies": zipped({"bomb": bytes(30 * MIB)}).replace(
+            (30 * MIB).to_bytes(4, "little"), (10).to_bytes(4, "little")
+        ),
+        "zip_slip": zipped({"../../../../../../../../../.." + stolen: b"slipped"}),
+        "zip_link": zipped({"way": str(watched.folder).encode(), "way/stolen": b"slipped"}, links=("way",)),
         "fork_bomb": pack(fork_bomb, ()),
     }
 

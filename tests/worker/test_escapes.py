@@ -7,6 +7,7 @@ machine does not have a kind of wall, or lets no other user run this interpreter
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hivemind_p2p.worker import landlock, sandbox
 if sys.platform != "linux":
     pytest.skip("the walls are those of Linux", allow_module_level=True)
 
+pytestmark = pytest.mark.timeout(300)  # all attacks one after the other, on a machine that may be busy
 ROOT = Path(__file__).parents[2]
 ATTEMPTS = Path(__file__).with_name("escape_attempts.py")
 SECRET = "canary-31415926535"
@@ -109,7 +111,7 @@ def attacked(request, tmp_path_factory):
         capture_output=True,
         check=False,
         text=True,
-        timeout=100,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
@@ -186,6 +188,21 @@ def test_a_memory_bomb_is_stopped(attacked, bomb):
 @pytest.mark.parametrize("bomb", ["disk_bomb", "inode_bomb"])
 def test_a_disk_bomb_is_stopped(attacked, bomb):
     assert attacked[bomb]["error"] in ("task_failed", "task_crashed", "task_memory", "task_timeout")
+
+
+@pytest.mark.parametrize(
+    ("archive", "reason"),
+    [
+        ("zip_bomb", "unpacks to more than"),
+        ("zip_bomb_that_lies", "longer than the archive says|damaged"),
+        ("zip_slip", "not a name for a file"),
+        ("zip_link", "neither a file nor a folder"),
+    ],
+)
+def test_a_bundle_that_attacks_is_refused_before_it_runs(attacked, archive, reason):
+    assert attacked[archive]["error"] == "task_failed"
+    assert re.search(reason, attacked[archive]["message"])
+    assert attacked["stolen"] is False
 
 
 def test_a_fork_bomb_is_stopped(attacked):
