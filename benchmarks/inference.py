@@ -110,7 +110,9 @@ def _say(figures: Figures, alone: list[Any], plain_gloo: dict[int, list[float]],
 
 def _recovery(figures: Figures, checkpoint: Path) -> None:
     """SIGKILL of a stage whose layers another peer hosts as well: the longest pause, and the text."""
-    with _stages(checkpoint, 2, spare=2) as (hive, model):
+    with _stages(checkpoint, 2) as (hive, model):
+        for peer in [hive.nodes.begin_peer() for _ in range(2)]:
+            peer.wait_ready()  # who comes to a model that is served takes what has the fewest hosts
         if not _wait_for_copies(hive):
             figures.row("recovery: not all layers came to have two hosts", "not measured")
             return
@@ -161,10 +163,10 @@ def _slow_links(figures: Figures) -> None:
 
 
 @contextmanager
-def _stages(checkpoint: Path, stages: int, spare: int = 0) -> Iterator[tuple[Any, Any]]:
+def _stages(checkpoint: Path, stages: int) -> Iterator[tuple[Any, Any]]:
     import hivemind_p2p as hm
 
-    with hm.local_hive(peers=stages + spare) as hive:
+    with hm.local_hive(peers=stages) as hive:
         yield hive, hive.load_model(hive.publish_model(checkpoint, stages=stages), progress=False)
 
 
