@@ -72,7 +72,10 @@ class ChildProcess:
             SandboxError: It could not be started, or was not ready in time.
         """
         uid = sandbox.FIRST_UID + (os.getpid() * 64 + next(_numbers)) % sandbox.UIDS
-        scratch = _make_scratch(wall, folder, uid)
+        try:
+            scratch = _make_scratch(wall, folder, uid)
+        except OSError as error:
+            raise SandboxError(f"a child process has no folder to work in: {error}") from error
         with tempfile.TemporaryFile() as complaints:
             try:
                 popen, pipes = _spawn(wall, uid, scratch, hidden, complaints)

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -93,14 +94,14 @@ def bubblewrap_works(user):
 
 
 @pytest.fixture(scope="module", params=["bubblewrap root", "bubblewrap ordinary", "landlock root", "landlock ordinary"])
-def attacked(request, tmp_path_factory):
+def attacked(request):
     """What came of all attacks behind one kind of wall."""
     wall, user = request.param.split()
     if reason := why_not(wall, user):
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("attacked")
-    for place in (folder, folder.parent, folder.parent.parent):
-        place.chmod(0o755)
+    # Not among pytest's own, which every session that begins closes to other users again.
+    folder = Path(tempfile.mkdtemp(prefix="attacked-"))
+    folder.chmod(0o755)
     becomes = NOBODY if user == "ordinary" and os.geteuid() == 0 else ()
     if becomes:
         os.chown(folder, 65534, 65534)
@@ -118,7 +119,8 @@ def attacked(request, tmp_path_factory):
     assert found["walls"] == wall
     assert found["uid"] == (0 if user == "root" else found["uid"])
     assert (found["uid"] == 0) == (user == "root")
-    return found
+    yield found
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def refused(answers):
