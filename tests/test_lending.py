@@ -19,8 +19,7 @@ class Tasks:
         self.running = self.waiting = self.given_back = 0
 
     def hand_back(self):
-        self.given_back += 1
-        self.waiting = 0
+        self.given_back += 1  # what has been sent to a child already stays
 
     def statistics(self):
         return SimpleNamespace(running=self.running, waiting=self.waiting)
