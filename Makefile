@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ALONE := tests/journeys tests/interop tests/notebooks
 
 .PHONY: help install system demo test lint types unit format proto notebook clean
 
@@ -37,8 +38,14 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-unit: install
+unit: install  ## Run the tests, or those of PYTEST_ARGUMENTS
+ifdef PYTEST_ARGUMENTS
 	$(BIN)/pytest $(PYTEST_ARGUMENTS)
+else
+	@# What starts many processes of its own has the machine for itself.
+	$(BIN)/pytest --numprocesses auto --dist loadfile tests $(addprefix --ignore ,$(ALONE))
+	$(BIN)/pytest $(ALONE)
+endif
 
 format: install  ## Format the code and mend what can be mended by machine
 	$(BIN)/ruff format .

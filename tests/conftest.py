@@ -1,8 +1,10 @@
 """Options of the whole test run."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # How long an example takes says more of the machine than of the code.
@@ -24,3 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="How long the chaos test kills and restarts peers.",
     )
     parser.addoption("--chaos-seed", type=int, default=4, help="Which moments and victims it chooses.")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that has logging set up writes to a stream that is closed when the next one runs."""
+    yield
+    structlog.reset_defaults()
