@@ -121,6 +121,11 @@ class RouteLostError(Exception):
         self.error = error
 
 
+def draw() -> bytes:
+    """What decides between peers that are as good, other for each generation."""
+    return os.urandom(8)
+
+
 class Routes:
     """The routes of one generation, one after the other.
 
@@ -155,7 +160,7 @@ class Routes:
         self._model = model
         self._terms = terms
         self._patience = patience
-        self._chance = os.urandom(8)
+        self._chance = draw()
         self._asker = HostAsker(network, model.link)
         self._settling: list[trio.Event] = []
 

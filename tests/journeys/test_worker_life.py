@@ -174,7 +174,9 @@ class Terminal:
 
     def until(self, *words):
         def seen():
-            while select.select([self._terminal], [], [], 0)[0]:
+            ready = select.poll()  # select() cannot watch descriptors from 1024 on
+            ready.register(self._terminal, select.POLLIN)
+            while ready.poll(0):
                 try:
                     self.shown += os.read(self._terminal, 1 << 16)
                 except OSError:
