@@ -282,6 +282,9 @@ class Executor(Protocol):
     def cancel(self, work: Work) -> None:
         """Takes work out, killing it if it runs. Its listener is told nothing more."""
 
+    def belongs(self, caller: PeerId, account: str) -> None:
+        """Says whose a caller is, empty for nobody's: accounts share what is lent."""
+
     def seconds(self, work: Work) -> float | None:
         """How long such work takes; None while that is not known."""
 

@@ -356,7 +356,9 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
             unsafe=peer.settings.unsafe,
         )
     )
-    task_service = TaskService(peer.network, executor, peer.till, own.prices, Lent.of(own), peer.content)
+    accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
+    lent = Lent.of(own)
+    task_service = TaskService(peer.network, executor, peer.till, own.prices, lent, peer.content, accounts)
     lending = Lending(readiness, task_service, executor, peer.offers, others=OtherPrograms().share)
     await nursery.start(lending.run)
     await nursery.start(control.serve, peer.folder, lending.told)

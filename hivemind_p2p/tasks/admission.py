@@ -1,12 +1,17 @@
-"""What a worker takes into its line, given what lies there. No clock, no network."""
+"""What a worker takes into its line, given what lies there. No clock, no network.
+
+The line is shared among accounts: one that has filled it does not shut out others, which may have their part of it
+besides. Callers that belong to no account count as one.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
 from hivemind_p2p.errors import BusyError, TaskRefusedError
-from hivemind_p2p.types import Needs, Offer
+from hivemind_p2p.types import Needs, Offer, PeerId
 
 QUEUE: Final = 4
 """Waiting tasks for each cpu lent: enough that several callers keep a machine busy, few enough that none waits long."""
@@ -77,16 +82,28 @@ class Admission:
     def __init__(self, lent: Lent) -> None:
         self._lent = lent
         self._cpus = lent.cpus
+        self._of_caller: dict[PeerId, int] = {}
+        self._account_of: dict[PeerId, str] = {}
         self.waiting = 0
         self.waiting_bytes = 0
 
-    def check(self, needs: Needs, size: int, seconds: float | None) -> None:
+    def belongs(self, caller: PeerId, account: str) -> None:
+        """Says whose a caller is; empty for nobody's."""
+        self._account_of[caller] = account
+
+    def forget(self, caller: PeerId) -> None:
+        """A caller is gone."""
+        if caller not in self._of_caller:
+            self._account_of.pop(caller, None)
+
+    def check(self, needs: Needs, size: int, seconds: float | None, caller: PeerId) -> None:
         """Whether one more task is taken.
 
         Args:
             needs: What it asks for.
             size: Bytes of it.
             seconds: How long such tasks take; None while that is not known.
+            caller: Who asks.
 
         Raises:
             TaskRefusedError: It asks for more than is lent at all.
@@ -94,8 +111,18 @@ class Admission:
         """
         if lacking := self._lent.lacks(needs):
             raise TaskRefusedError(lacking)
-        if self.waiting >= self._longest(seconds) or self.waiting_bytes + size > MOST_WAITING_BYTES:
+        longest = self._longest(seconds)
+        full = self.waiting >= longest and not self._has_part_left(caller, longest)
+        if full or self.waiting_bytes + size > MOST_WAITING_BYTES:
             raise BusyError(f"{self.waiting} tasks are waiting here already")
+
+    def _has_part_left(self, caller: PeerId, longest: int) -> bool:
+        """Whether a full line is full of others' tasks, so that this account's part of it is still to be had."""
+        account = self._account_of.get(caller, "")
+        counts: Counter[str] = Counter({account: 0})
+        for each, count in self._of_caller.items():
+            counts[self._account_of.get(each, "")] += count
+        return counts[account] < longest // len(counts) and self.waiting < 2 * longest
 
     def _longest(self, seconds: float | None) -> int:
         least = max(LEAST_QUEUE, int(QUEUE * self._cpus))
@@ -103,12 +130,17 @@ class Admission:
             return least
         return min(MOST_WAITING, max(least, int(self._cpus * LONGEST_LINE / max(seconds, 1e-5))))
 
-    def enter(self, size: int) -> None:
+    def enter(self, size: int, caller: PeerId) -> None:
         """A task has been taken."""
+        self._of_caller[caller] = self._of_caller.get(caller, 0) + 1
         self.waiting += 1
         self.waiting_bytes += size
 
-    def leave(self, size: int) -> None:
+    def leave(self, size: int, caller: PeerId) -> None:
         """It has ended, or was given up."""
+        if left := self._of_caller[caller] - 1:
+            self._of_caller[caller] = left
+        else:
+            del self._of_caller[caller]
         self.waiting -= 1
         self.waiting_bytes -= size

@@ -16,8 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from hivemind_p2p.errors import BusyError, TaskRefusedError
-from hivemind_p2p.interfaces import Channel, Content, Earner, Executor, Network
+from hivemind_p2p import telemetry
+from hivemind_p2p.errors import BusyError, HivemindError, TaskRefusedError
+from hivemind_p2p.interfaces import AccountBook, Channel, Content, Earner, Executor, Network
 from hivemind_p2p.tasks import registry, wire
 from hivemind_p2p.tasks.admission import Admission, Lent
 from hivemind_p2p.tasks.columns import Received
@@ -25,6 +26,8 @@ from hivemind_p2p.tasks.inputs import Inputs
 from hivemind_p2p.tasks.kept_work import KeptWorks
 from hivemind_p2p.tasks.session import Session
 from hivemind_p2p.types import PeerId, Prices, Work
+
+_events = telemetry.source("tasks")
 
 MOST_CALLS: Final = 512
 """Channels open at once, one for each caller as a rule, most of them idle."""
@@ -54,6 +57,7 @@ class TaskService:
         prices: What this peer asks.
         lent: What tasks may have.
         content: The swarm, for what tasks read; None where nothing is fetched for them.
+        accounts: Says whose callers are, who share this peer by account; None where all count as one.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class TaskService:
         prices: Prices,
         lent: Lent,
         content: Content | None = None,
+        accounts: AccountBook | None = None,
     ) -> None:
         self.closed = ""
         """Why no more tasks are taken, as the end of a sentence; empty while they are."""
@@ -74,6 +79,7 @@ class TaskService:
         self.admission = Admission(lent)
         self.inputs = Inputs(content) if content is not None else None
         self.kept = KeptWorks()
+        self._accounts = accounts
         self._sessions: set[Session] = set()
         self.completed = self.failed = self.cancelled = self.earned = self.unpaid = self.rejected = 0
         network.serve(wire.PROTOCOL, self._converse, most_at_once=MOST_CALLS)
@@ -99,6 +105,18 @@ class TaskService:
             await session.run()
         finally:
             self._sessions.discard(session)
+
+    async def learn_account(self, caller: PeerId) -> None:
+        """Asks whose a caller is; until that is known, and where it cannot be known, it counts as nobody's."""
+        if self._accounts is None:
+            return
+        try:
+            account = (await self._accounts.accounts_of([caller])).get(caller, "")
+        except HivemindError as error:
+            _events.info("account_unknown", caller=caller, reason=error.message)
+            return
+        self.admission.belongs(caller, account)
+        self.executor.belongs(caller, account)
 
     def hand_back(self) -> None:
         """Gives back to their callers all tasks that have not begun; they go elsewhere."""
@@ -128,4 +146,4 @@ class TaskService:
                 f"it may cost {kind.max_cost} millionths of a credit, and this peer asks for {self.prices.per_task}"
             )
         sample = Work("", caller, kind.task_type, b"", kind.needs)
-        self.admission.check(kind.needs, task.size, self.executor.seconds(sample))
+        self.admission.check(kind.needs, task.size, self.executor.seconds(sample), caller)

@@ -139,6 +139,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._write)
+                nursery.start_soon(self._service.learn_account, self._caller)
                 try:
                     await self._read()
                 finally:
@@ -165,11 +166,12 @@ class Session:
             self._drop(held)
         self._service.tidy(now)
         for size in [received.size for received in self._without_payload.values()]:
-            self._service.admission.leave(size)
+            self._service.admission.leave(size, self._caller)
         for rows in self._without_shared.values():
             for received, _ in rows:
-                self._service.admission.leave(received.size)
+                self._service.admission.leave(received.size, self._caller)
         self._service.executor.go_on()
+        self._service.admission.forget(self._caller)
         earner = self._service.earner
         if earner is not None:
             for limit in self._tab.take_back():
@@ -236,7 +238,7 @@ class Session:
             except (TaskError, BusyError) as error:
                 refusals.setdefault(error.message, ([], error))[0].append(received.number)
                 continue
-            service.admission.enter(received.size)
+            service.admission.enter(received.size, self._caller)
             if not self._bill_prefix:
                 self._bill_prefix = received.task_id
             if received.payload is None:
@@ -303,7 +305,7 @@ class Session:
         kept = self._service.kept.find(self._caller, received.task_id)
         if kept is None and received.again and received.kind.at_most_once:
             lost = "it may have begun, and this peer knows nothing of it any more"
-            self._service.admission.leave(received.size)
+            self._service.admission.leave(received.size, self._caller)
             outcome = Outcome(Usage(), error_code=TaskLostError.code(), error_message=lost)
             self._news.ended.append(Ended(received.number, outcome))
             self._bell.set()
@@ -368,7 +370,7 @@ class Session:
             self._service.executor.go_on()
         elif (received := self._without_payload.pop(number, None)) is not None:
             self._gathering.forget(number, False)
-            self._service.admission.leave(received.size)
+            self._service.admission.leave(received.size, self._caller)
 
     def hand_back(self, numbers: Iterable[int] | None = None, reason: str = "it is about to end") -> None:
         """Gives back tasks that have not begun: these, or all. The caller has them run elsewhere, at no cost."""
@@ -406,7 +408,7 @@ class Session:
     def _forget(self, held: _Held) -> None:
         del self._held[held.number]
         del self._of_work[held.work]
-        self._service.admission.leave(held.bytes)
+        self._service.admission.leave(held.bytes, self._caller)
 
     # -- what the executor says --------------------------------------------------------------------------------------
 

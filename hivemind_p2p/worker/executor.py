@@ -27,7 +27,7 @@ import trio
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import SandboxError, TaskCrashedError, TaskError, TaskTimeoutError
 from hivemind_p2p.interfaces import WorkListener
-from hivemind_p2p.types import Outcome, Usage, Work
+from hivemind_p2p.types import Outcome, PeerId, Usage, Work
 from hivemind_p2p.worker import monitor
 from hivemind_p2p.worker.background import Background
 from hivemind_p2p.worker.lanes import Close, Give, Key, Lanes, Open
@@ -191,6 +191,10 @@ class ChildExecutor:
     def go_on(self) -> None:
         """Starts what can be started, after one or many `submit`."""
         self._go_on()
+
+    def belongs(self, caller: PeerId, account: str) -> None:
+        """Says whose a caller is: accounts share what is lent."""
+        self._lanes.belongs(caller, account)
 
     def seconds(self, work: Work) -> float | None:
         """How long such work takes; None while that is not known."""

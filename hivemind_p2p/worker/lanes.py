@@ -4,7 +4,9 @@ A **lane** is a child at work for one caller: the task at its head runs, those b
 takes the cpus and the memory of one task. How many lie ready follows from how long such tasks took: some milliseconds
 of work, so that a child never waits for the next one and no task waits long behind another.
 
-Callers take turns: one whose tasks wait while it has no lane gets the next lane that another one has had for a while.
+Accounts share what is lent, however many callers each of them has and however many tasks those send: an account that
+has less than another, and tasks that wait, gets the next lane that the other one has had for a while. Callers that
+belong to no account count as one. Within an account its callers take turns.
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class _Line:
     key: Key
     tickets: deque[int] = field(default_factory=deque)
     urgent: dict[int, deque[int]] = field(default_factory=dict)
+    account: str = ""
     seconds: float | None = None
     lanes: int = 0
 
@@ -153,6 +156,9 @@ class Lanes:
         self._lines: dict[Key, _Line] = {}
         self._line_of: dict[int, _Line] = {}
         self._lanes: dict[int, Lane] = {}
+        self._account_of: dict[PeerId, str] = {}
+        self._shares: dict[str, float] = {}
+        self._turns: dict[str, int] = {}
         self._next_lane = 0
         self.waiting = 0
         self.paused = False
@@ -166,6 +172,23 @@ class Lanes:
         """An open lane."""
         return self._lanes[lane]
 
+    def belongs(self, caller: PeerId, account: str) -> None:
+        """Says whose a caller is, from now on; empty for nobody's."""
+        self._account_of.pop(caller, None)
+        while len(self._account_of) >= MOST_CALLERS:
+            del self._account_of[next(iter(self._account_of))]
+        self._account_of[caller] = account
+        for line in self._lines.values():
+            if line.key.caller == caller and line.account != account:
+                self._take_share(line, -line.lanes)
+                line.account = account
+                self._take_share(line, line.lanes)
+
+    def _take_share(self, line: _Line, lanes: int) -> None:
+        share = self._shares.pop(line.account, 0.0) + lanes * line.key.cpus
+        if share > 1e-9:
+            self._shares[line.account] = share
+
     def seconds(self, key: Key) -> float | None:
         """How long the tasks of a key take; None while that is not known."""
         line = self._lines.get(key)
@@ -175,7 +198,7 @@ class Lanes:
         """A task comes to the end of its line."""
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line(key)
+            line = self._lines[key] = _Line(key, account=self._account_of.get(key.caller, ""))
         line.add(ticket, priority)
         self._line_of[ticket] = line
         self.waiting += 1
@@ -223,9 +246,9 @@ class Lanes:
     def decide(self, now: float) -> list[Action]:
         """Everything that can be done now."""
         actions: list[Action] = []
-        starved = self._starved()
+        wait = self._that_wait() if len(self._lines) > 1 else []
         for lane in list(self._lanes.values()):
-            self._fill(lane, starved, now, actions)
+            self._fill(lane, bool(wait) and self._is_to_part(lane, wait), now, actions)
         for lane in [lane for lane in self._lanes.values() if not lane.tickets]:
             self._shut(lane)
             actions.append(Close(lane.id))
@@ -235,9 +258,9 @@ class Lanes:
             self._fill(lane, False, now, actions)
         return actions
 
-    def _fill(self, lane: Lane, starved: bool, now: float, actions: list[Action]) -> None:
+    def _fill(self, lane: Lane, parts: bool, now: float, actions: list[Action]) -> None:
         line = lane.line
-        if self.paused or not len(line) or (starved and now - lane.opened >= SLICE):
+        if self.paused or not len(line) or (parts and now - lane.opened >= SLICE):
             return
         # With several lanes, a short line is shared out evenly instead of lying ready in one of them.
         share = -(-len(line) // max(1, line.lanes))
@@ -247,21 +270,38 @@ class Lanes:
             lane.tickets.append(ticket)
             actions.append(Give(lane.id, ticket))
 
-    def _starved(self) -> bool:
-        """Whether somebody waits who has no lane."""
-        return any(not line.lanes and len(line) for line in self._lines.values())
+    def _that_wait(self) -> list[_Line]:
+        """Lines that could do with another lane."""
+        return [line for line in self._lines.values() if len(line)]
+
+    def _is_to_part(self, lane: Lane, wait: list[_Line]) -> bool:
+        """Whether somebody waits for whom a lane is to end: who has none, or whose account has less and still would."""
+        own = lane.line
+        return any(self._goes_before(line, own) for line in wait if line is not own)
+
+    def _goes_before(self, line: _Line, own: _Line) -> bool:
+        has, owned = self._share(line), self._share(own)
+        if line.account == own.account or not has:
+            return not line.lanes
+        return has + line.key.cpus <= owned - own.key.cpus + 1e-9
+
+    def _share(self, line: _Line) -> float:
+        """Cpus that the account of a line has now."""
+        return self._shares.get(line.account, 0.0)
 
     def _first_to_open(self) -> _Line | None:
-        """The line that gets the next lane: the one with the fewest, in turns; None where nothing fits."""
+        """The line that gets the next lane: of the account with the least, in turns; None where nothing fits."""
         if self.paused:
             return None
-        waiting = [line for line in self._lines.values() if len(line)]
-        for line in sorted(waiting, key=lambda line: line.lanes):
+        for line in sorted(self._that_wait(), key=self._order):
             if self._fits(line.key):
                 return line
             if not line.lanes:
                 return None  # the first one that does not fit holds up those behind it: it would wait for ever
         return None
+
+    def _order(self, line: _Line) -> tuple[float, int, int]:
+        return self._share(line), self._turns.get(line.account, 0), line.lanes
 
     def _fits(self, key: Key) -> bool:
         enough = key.cpus <= self._free_cpus + 1e-9 and key.memory_bytes <= self._free_memory
@@ -271,6 +311,11 @@ class Lanes:
         self._next_lane += 1
         lane = self._lanes[self._next_lane] = Lane(self._next_lane, line, now)
         line.lanes += 1
+        self._take_share(line, 1)
+        self._turns.pop(line.account, None)
+        self._turns[line.account] = self._next_lane
+        if len(self._turns) > MOST_LINES:
+            del self._turns[next(iter(self._turns))]
         self._free_cpus -= line.key.cpus
         self._free_memory -= line.key.memory_bytes
         self._free_gpus -= line.key.gpus
@@ -280,6 +325,7 @@ class Lanes:
         del self._lanes[lane.id]
         line = lane.line
         line.lanes -= 1
+        self._take_share(line, -1)
         self._free_cpus += line.key.cpus
         self._free_memory += line.key.memory_bytes
         self._free_gpus += line.key.gpus
@@ -290,3 +336,6 @@ class Lanes:
 
 MOST_LINES: Final = 256
 """Keys whose times are remembered."""
+
+MOST_CALLERS: Final = 4096
+"""Callers of which it is remembered whose they are."""

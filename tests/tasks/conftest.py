@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import trio
 
-from hivemind_p2p.errors import PaymentRequiredError, TaskFailedError, VoucherError
+from hivemind_p2p.errors import BootstrapUnreachableError, PaymentRequiredError, TaskFailedError, VoucherError
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.memory import MemoryNetwork
 from hivemind_p2p.net.router import Router
@@ -26,7 +26,7 @@ class FakeExecutor:
 
     def __init__(self, nursery, slots):
         self.ran, self.killed, self.at_once, self.most_at_once = [], [], 0, 0
-        self.tasks, self.slowness = [], 1.0
+        self.tasks, self.slowness, self.owners = [], 1.0, {}
         self._nursery, self._slots = nursery, slots
         self._waiting, self._scopes = [], {}
 
@@ -36,6 +36,9 @@ class FakeExecutor:
 
     def seconds(self, work):
         return None
+
+    def belongs(self, caller, account):
+        self.owners[caller] = account
 
     def submit(self, work, listener):
         self._waiting.append((work, listener))
@@ -139,6 +142,16 @@ class FakePurse:
         return Credits(int(amount)), b"voucher for " + receipt
 
 
+class FakeAccounts:
+    def __init__(self, owners):
+        self.owners, self.gone = owners, False
+
+    async def accounts_of(self, peers):
+        if self.gone:
+            raise BootstrapUnreachableError("it is away")
+        return {peer: self.owners[peer] for peer in peers if peer in self.owners}
+
+
 class FixedBook:
     def __init__(self, offers):
         self.all, self.asked_fresh = list(offers), 0
@@ -159,6 +172,12 @@ class Worker:
     @property
     def peer_id(self):
         return self.router.peer_id
+
+
+@pytest.fixture
+def make_accounts():
+    """Makes an account book of names by peer."""
+    return FakeAccounts
 
 
 @dataclass
@@ -191,9 +210,10 @@ class Hive:
         self.book.all = [each.offer for each in self.workers]
 
 
-def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", **network_arguments):
+def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", accounts=None, **network_arguments):
     network = MemoryNetwork(**network_arguments)
-    workers = [_make_worker(network, nursery, bytes([number]) * 32, paid, cpus) for number in range(1, count + 1)]
+    seeds = [bytes([number]) * 32 for number in range(1, count + 1)]
+    workers = [_make_worker(network, nursery, seed, paid, cpus, accounts) for seed in seeds]
     router = Router(network.join(CALLER), nursery)
     for worker in workers:
         router.learn(worker.offer.peer)
@@ -208,10 +228,10 @@ def make_hive():
     return _make_hive
 
 
-def _make_worker(network, nursery, seed, paid, cpus):
+def _make_worker(network, nursery, seed, paid, cpus, accounts):
     router = Router(network.join(Identity(seed)), nursery)
     executor, till = FakeExecutor(nursery, int(cpus)), FakeTill() if paid else None
-    service = TaskService(router, executor, till, PRICES, Lent(cpus, 4 * GIB))
+    service = TaskService(router, executor, till, PRICES, Lent(cpus, 4 * GIB), accounts=accounts)
     info = PeerInfo(router.peer_id, router.addresses)
     offer = Offer(info, cpus=cpus, memory_bytes=4 * GIB, task_types=("function/1",), prices=PRICES)
     return Worker(router, executor, service, offer, till)

@@ -279,22 +279,44 @@ def test_no_task_is_lost_or_placed_twice_and_no_peer_overfilled(events):
     assert matching.waiting == len(waiting)
 
 
+ALICE, BOB = PeerId("alice"), PeerId("bob")
+
+
 def test_the_worker_refuses_what_it_does_not_lend_and_is_busy_when_its_line_is_full():
     admission = Admission(Lent(1.0, GIB))
     with pytest.raises(TaskRefusedError, match="needs 2 cpus"):
-        admission.check(Needs(cpus=2), 0, None)
+        admission.check(Needs(cpus=2), 0, None, ALICE)
     with pytest.raises(TaskRefusedError, match="bytes of memory"):
-        admission.check(Needs(memory=2 * GIB), 0, None)
+        admission.check(Needs(memory=2 * GIB), 0, None, ALICE)
     for _ in range(LEAST_QUEUE):
-        admission.check(Needs(), 100, None)
-        admission.enter(100)
+        admission.check(Needs(), 100, None, ALICE)
+        admission.enter(100, ALICE)
     with pytest.raises(BusyError):
-        admission.check(Needs(), 0, None)
-    admission.check(Needs(), 0, 0.001)  # of such short ones many more wait no longer
-    admission.leave(100)
-    admission.check(Needs(), 0, None)
+        admission.check(Needs(), 0, None, ALICE)
+    admission.check(Needs(), 0, 0.001, ALICE)  # of such short ones many more wait no longer
+    admission.leave(100, ALICE)
+    admission.check(Needs(), 0, None, ALICE)
     with pytest.raises(BusyError):
-        admission.check(Needs(), MOST_WAITING_BYTES, None)
+        admission.check(Needs(), MOST_WAITING_BYTES, None, ALICE)
+
+
+def test_an_account_that_fills_the_line_does_not_shut_out_others_however_many_callers_it_has():
+    admission = Admission(Lent(1.0, GIB))
+    callers = [PeerId(f"alice-{number}") for number in range(4)]
+    for caller in callers:
+        admission.belongs(caller, "alice")
+    admission.belongs(BOB, "bob")
+    for number in range(LEAST_QUEUE):
+        admission.check(Needs(), 0, None, callers[number % 4])
+        admission.enter(0, callers[number % 4])
+    for caller in callers:
+        with pytest.raises(BusyError):
+            admission.check(Needs(), 0, None, caller)
+    for _ in range(LEAST_QUEUE // 2):
+        admission.check(Needs(), 0, None, BOB)
+        admission.enter(0, BOB)
+    with pytest.raises(BusyError):
+        admission.check(Needs(), 0, None, BOB)
 
 
 def test_short_tasks_are_sent_ahead_and_those_that_must_not_be_lost_are_not():

@@ -116,6 +116,19 @@ async def test_output_comes_while_the_work_runs(nursery, make_hive, autojump_clo
     assert listener.told[1].value == "1"
 
 
+async def test_a_worker_asks_whose_its_callers_are_and_goes_on_where_nobody_says(
+    nursery, make_hive, make_accounts, autojump_clock
+):
+    accounts = make_accounts({})
+    hive = make_hive(nursery, accounts=accounts)
+    accounts.owners[hive.router.peer_id] = "alice"
+    await hive.run("hello")
+    assert hive.workers[0].executor.owners == {hive.router.peer_id: "alice"}
+    accounts.gone = True
+    await trio.sleep(wire.CHANNEL_IDLE * 3)
+    assert (await hive.run("again")).value == "again"
+
+
 async def test_many_tasks_share_messages_and_none_is_lost(nursery, make_hive, autojump_clock):
     hive = make_hive(nursery, 2, paid=True, cpus=4.0)
     listeners = [Listener() for _ in range(500)]

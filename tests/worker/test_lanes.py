@@ -1,5 +1,6 @@
 """Which task lies ready in which child: depth, turns, what is taken back."""
 
+import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
@@ -74,6 +75,74 @@ def test_lanes_take_turns_among_callers():
     assert opened(actions) == ["bob"]
     lanes.ended(2, 5000, 0.001)
     assert opened(lanes.decide(now)) == ["alice"]
+
+
+def shares_after(lanes, keys, *, seconds=0.1, rounds=200):
+    """Has tasks of each key wait all the time; tasks that each account had run in the second half."""
+    accounts = {caller: caller.partition("-")[0] for caller in (each.caller for each in keys)}
+    of_ticket, counts, held, ticket, now = {}, {}, {}, 0, 0.0
+    for caller, account in accounts.items():
+        lanes.belongs(caller, account)
+    for turn in range(rounds):
+        for each in keys:
+            while sum(of_ticket.get(waiting) == each for waiting in of_ticket) < 8:
+                of_ticket[ticket] = each
+                lanes.submit(ticket, each)
+                ticket += 1
+        for action in lanes.decide(now):
+            if isinstance(action, Give):
+                held.setdefault(action.lane, []).append(action.ticket)
+        now += seconds
+        for lane in [lane for lane in held if held[lane]]:
+            done = held[lane].pop(0)
+            account = accounts[of_ticket.pop(done).caller]
+            counts[account] = counts.get(account, 0) + (turn >= rounds // 2)
+            lanes.ended(lane, done, seconds)
+    return {account: round(count / sum(counts.values()), 2) for account, count in counts.items()}
+
+
+def test_accounts_and_not_callers_share_what_is_lent():
+    crowd = [key(f"alice-{number}") for number in range(5)]
+    assert shares_after(Lanes(4.0, 4 * GIB), [*crowd, key("bob")]) == {"alice": 0.5, "bob": 0.5}
+    third = {"alice": 0.33, "bob": 0.33, "carol": 0.33}
+    assert shares_after(Lanes(1.0, GIB), [*crowd, key("bob"), key("carol")]) == pytest.approx(third, abs=0.04)
+
+
+def test_an_account_that_comes_later_gets_its_half():
+    lanes = Lanes(4.0, 4 * GIB)
+    lanes.belongs(PeerId("alice"), "alice")
+    lanes.belongs(PeerId("bob"), "bob")
+    for ticket in range(100):
+        lanes.submit(ticket, key("alice"))
+    held = {action.lane: action.ticket for action in lanes.decide(0.0) if isinstance(action, Give)}
+    for ticket in range(100, 200):
+        lanes.submit(ticket, key("bob"))
+    owners = dict.fromkeys(held, "alice")
+    for step in range(1, 20):
+        for lane, ticket in list(held.items()):
+            lanes.ended(lane, ticket, 0.1)
+            del held[lane]
+            for action in lanes.decide(step * 0.1):
+                if isinstance(action, Open):
+                    owners[action.lane] = action.key.caller
+                elif isinstance(action, Give):
+                    held[action.lane] = action.ticket
+                elif isinstance(action, Close):
+                    del owners[action.lane]
+    assert sorted(owners.values()) == ["alice", "alice", "bob", "bob"]
+
+
+def test_what_is_learned_of_a_caller_later_holds_for_what_it_runs_already():
+    lanes = Lanes(2.0, 2 * GIB)
+    for ticket in range(8):
+        lanes.submit(ticket, key("alice-1"))
+    assert opened(lanes.decide(0.0)) == ["alice-1", "alice-1"]
+    for caller, account in (("alice-1", "alice"), ("alice-2", "alice"), ("bob", "bob")):
+        lanes.belongs(PeerId(caller), account)
+    lanes.submit(10, key("alice-2"))
+    lanes.submit(11, key("bob"))
+    lanes.ended(1, 0, 1.0)
+    assert opened(lanes.decide(1.0)) == ["bob"]
 
 
 def test_what_does_not_fit_holds_up_those_behind_it():
