@@ -22,6 +22,7 @@ from hivemind_p2p import config, current, portal
 from hivemind_p2p.async_hive import AsyncHive
 from hivemind_p2p.errors import ConfigurationError
 from hivemind_p2p.job import Job
+from hivemind_p2p.large_arguments import LargeArguments
 from hivemind_p2p.model import Model
 from hivemind_p2p.peer import open_peer
 from hivemind_p2p.task_methods import TaskMethods
@@ -53,6 +54,7 @@ class Hive(TaskMethods):
 
     def __init__(self, settings: config.Settings) -> None:
         self._portal = portal.shared()
+        self._large = LargeArguments(self.put)
         self._closed = False
         self._life = _Life(self._portal, settings)
         self._asynchronous = self._life.opened()
@@ -121,6 +123,12 @@ class Hive(TaskMethods):
             >>> hive.map(lambda seed: train(data, seed), range(8)).results()  # doctest: +SKIP
         """
         return self._call(self._asynchronous.put, value)
+
+    def large_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments with references instead of large ones, where this thread may wait for their being put."""
+        return self._large.replaced(args, kwargs) if self.may_wait else (args, kwargs)
 
     def share(self, path: Path | str, *, torrent: Path | str | None = None) -> Link:
         """Shares a file or folder from where it lies, for as long as this hive is open.

@@ -226,6 +226,9 @@ class Content(Protocol):
             The folder (or the file) as it lies on the disk. Where only ranges were wanted the rest is a hole.
         """
 
+    async def remove(self, link: Link) -> None:
+        """Forgets a content and serves it no more. Its files go too where they were fetched."""
+
 
 class OfferBook(Protocol):
     """The offers of the hive, cached, and this peer's own. `offers.py` is it."""

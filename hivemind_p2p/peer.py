@@ -197,7 +197,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             accounts=accounts,
             purse=purse,
             till=till,
-            tasks=TaskClient(network, offers, purse, nursery),
+            tasks=TaskClient(network, offers, purse, nursery, content),
             models=ModelClient(network, content, offers, directory, purse),
             transport=transport,
             reachability=await _reach_out(settings, transport, bootstrap, offers, nursery),

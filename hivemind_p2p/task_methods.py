@@ -50,6 +50,12 @@ class TaskMethods:
         """
         raise NotImplementedError
 
+    def large_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments with references instead of large ones, where this thread may wait for their being put."""
+        return args, kwargs
+
     def with_options(self, options: Options | None = None, /, **changes: Any) -> TasksWithOptions:
         """The same with other options: those of `hivemind_p2p.Options`, by name or as one.
 
@@ -66,7 +72,7 @@ class TaskMethods:
 
         Args:
             function: Any function that cloudpickle can pack, a lambda or one from a notebook cell included.
-            *args: Its arguments.
+            *args: Its arguments. Large arrays and bytes that come again are put into the hive, as by ``hive.put``.
             needs: What it needs of the machine, where that is not what the options say.
             **kwargs: Its named arguments.
 
@@ -80,14 +86,18 @@ class TaskMethods:
 
         options = self.options
         job: Job[T] = new_job(function)
+        given: Sequence[Any] = args
+        named: Mapping[str, Any] = kwargs
+        if (args or kwargs) and not options.keep:  # what was put is there only as long as this program
+            given, named = self.large_arguments(args, kwargs)
         # Packed in this thread, so that a function that cannot travel fails in the line that submitted it.
         with collecting() as inputs:
             if options.trust == "pickle":
                 from hivemind_p2p.tasks.library.pickled import pickled_result
 
-                shared, payload = pack_parts(pickled_result, (function, *args), kwargs)
+                shared, payload = pack_parts(pickled_result, (function, *given), named)
             else:
-                shared, payload = pack_parts(function, args, kwargs)
+                shared, payload = pack_parts(function, given, named)
         self.launch(job, spec_of(job.id, FUNCTION, payload, options, needs, shared, inputs), options)
         return job
 
@@ -246,6 +256,12 @@ class TasksWithOptions(TaskMethods):
     def launch(self, job: Job[Any], spec: TaskSpec, options: Options) -> None:
         """Starts a task for a job."""
         self._hive.launch(job, spec, options)
+
+    def large_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments with references instead of large ones."""
+        return self._hive.large_arguments(args, kwargs)
 
     def cores(self) -> int:
         """Cores that the hive lends to functions now; at least one."""

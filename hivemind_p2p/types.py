@@ -291,6 +291,8 @@ class Outcome:
         remote_traceback: The child's traceback, where there is one.
         output: The end of what the work printed.
         exception: The name of the closest builtin class of what the work raised.
+        path: A file that the payload lies in instead, where it is large; whoever is told of the end takes it over.
+        length: Its bytes.
     """
 
     usage: Usage
@@ -300,3 +302,5 @@ class Outcome:
     remote_traceback: str = ""
     output: str = ""
     exception: str = ""
+    path: str = ""
+    length: int = 0

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Kind(_message.Message):
-    __slots__ = ("kind", "task_type", "needs", "max_cost", "at_most_once", "stream_output", "priority", "deadline", "judged", "keep")
+    __slots__ = ("kind", "task_type", "needs", "max_cost", "at_most_once", "stream_output", "priority", "deadline", "judged", "keep", "takes_links")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TASK_TYPE_FIELD_NUMBER: _ClassVar[int]
     NEEDS_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class Kind(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     JUDGED_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    TAKES_LINKS_FIELD_NUMBER: _ClassVar[int]
     kind: int
     task_type: str
     needs: _tasks_pb2.Needs
@@ -29,7 +30,8 @@ class Kind(_message.Message):
     deadline: float
     judged: bool
     keep: bool
-    def __init__(self, kind: _Optional[int] = ..., task_type: _Optional[str] = ..., needs: _Optional[_Union[_tasks_pb2.Needs, _Mapping]] = ..., max_cost: _Optional[int] = ..., at_most_once: _Optional[bool] = ..., stream_output: _Optional[bool] = ..., priority: _Optional[int] = ..., deadline: _Optional[float] = ..., judged: _Optional[bool] = ..., keep: _Optional[bool] = ...) -> None: ...
+    takes_links: bool
+    def __init__(self, kind: _Optional[int] = ..., task_type: _Optional[str] = ..., needs: _Optional[_Union[_tasks_pb2.Needs, _Mapping]] = ..., max_cost: _Optional[int] = ..., at_most_once: _Optional[bool] = ..., stream_output: _Optional[bool] = ..., priority: _Optional[int] = ..., deadline: _Optional[float] = ..., judged: _Optional[bool] = ..., keep: _Optional[bool] = ..., takes_links: _Optional[bool] = ...) -> None: ...
 
 class Linked(_message.Message):
     __slots__ = ("number", "link", "bytes")

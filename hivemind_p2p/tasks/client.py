@@ -27,6 +27,7 @@ from hivemind_p2p import errors, telemetry
 from hivemind_p2p.errors import (
     BusyError,
     CreditError,
+    DiskFullError,
     HivemindError,
     NetworkError,
     PaymentRequiredError,
@@ -37,12 +38,13 @@ from hivemind_p2p.errors import (
     TaskTimeoutError,
     VoucherError,
 )
-from hivemind_p2p.interfaces import Network, OfferBook, Payer
+from hivemind_p2p.interfaces import Content, Network, OfferBook, Payer
 from hivemind_p2p.tasks.course import Course
 from hivemind_p2p.tasks.deadlines import Deadlines
 from hivemind_p2p.tasks.demand import Demand
 from hivemind_p2p.tasks.dispatch import Dispatcher
 from hivemind_p2p.tasks.link import Link
+from hivemind_p2p.tasks.linked_values import LinkedValues
 from hivemind_p2p.tasks.spec import StateListener, TaskListener, TaskResult, TaskSpec, TaskState
 from hivemind_p2p.types import Credits, Needs, Offer, PeerId
 
@@ -74,11 +76,20 @@ class TaskClient:
         offers: Who lends what.
         payer: The purse; None where everything is free.
         nursery: Where the channels to workers live.
+        content: The swarm, for results that are too large for a channel; None where none are taken.
     """
 
-    def __init__(self, network: Network, offers: OfferBook, payer: Payer | None, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        network: Network,
+        offers: OfferBook,
+        payer: Payer | None,
+        nursery: trio.Nursery,
+        content: Content | None = None,
+    ) -> None:
         self._network = network
         self._payer = payer
+        self._linked = LinkedValues(content) if content is not None else None
         self._nursery = nursery
         self._dispatcher = Dispatcher(offers, nursery, self)
         self._links: dict[PeerId, Link] = {}
@@ -238,7 +249,7 @@ class TaskClient:
             return
         link = self._links.get(peer)
         if link is None:
-            link = self._links[peer] = Link(self._network, self._payer, offer, self)
+            link = self._links[peer] = Link(self._network, self._payer, offer, self, self._linked)
             self._nursery.start_soon(self._keep, link)
         course.peer = peer
         link.send(course)
@@ -328,6 +339,17 @@ class TaskClient:
         for number, course in enumerate(courses):
             if not number:
                 self._note_failure(course, error)
+            self._again(course, error)
+
+    def link_unread(self, course: Course, error: HivemindError) -> None:
+        """A task gave a value that could not be fetched or read: it runs elsewhere, if it may and if that can help."""
+        if isinstance(error, DiskFullError):
+            self._release(course)
+            self.fail(course, error)
+        elif not course.spec.idempotent:
+            self._lose(course, error)
+        else:
+            self._note_failure(course, error)
             self._again(course, error)
 
     def link_mistrusted(self, link: Link) -> None:

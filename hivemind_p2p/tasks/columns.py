@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from hivemind_p2p import errors
@@ -54,6 +54,7 @@ class KindKey(NamedTuple):
     priority: int
     judged: bool = False
     keep: bool = False
+    takes_links: bool = False
 
 
 @dataclass(slots=True)
@@ -79,9 +80,14 @@ class Received:
 
 
 class SubmitWriter:
-    """Puts a caller's tasks into messages, for one channel."""
+    """Puts a caller's tasks into messages, for one channel.
 
-    def __init__(self) -> None:
+    Args:
+        takes_links: Whether the caller fetches results that lie in the swarm.
+    """
+
+    def __init__(self, *, takes_links: bool = False) -> None:
+        self._takes_links = takes_links
         self._kinds: dict[KindKey, int] = {}
         self._shared: dict[SharedPart, int] = {}
         self._next_number = 1
@@ -142,7 +148,7 @@ class SubmitWriter:
             if len(self._kinds) >= MOST_KINDS:
                 self._kinds.clear()
             number = self._kinds[key] = len(self._kinds)
-            submit.kinds.append(_kind_message(number, key))
+            submit.kinds.append(_kind_message(number, key, self._takes_links))
         self._last = key, number
         return number
 
@@ -162,7 +168,7 @@ class SubmitWriter:
         return number
 
 
-def _kind_message(number: int, key: KindKey) -> Kind:
+def _kind_message(number: int, key: KindKey, takes_links: bool) -> Kind:
     needs = NeedsMessage(
         cpus=key.needs.cpus,
         memory_bytes=key.needs.memory_bytes,
@@ -181,6 +187,7 @@ def _kind_message(number: int, key: KindKey) -> Kind:
         priority=key.priority,
         judged=key.judged,
         keep=key.keep,
+        takes_links=takes_links,
     )
 
 
@@ -285,6 +292,7 @@ class SubmitReader:
             kind.priority,
             kind.judged,
             kind.keep,
+            kind.takes_links,
         )
 
     def _malformed(self, what: str) -> ProtocolError:
@@ -380,6 +388,7 @@ class ResultRow:
     Attributes:
         payload: The encoded value; None where it has come in pieces.
         report: What there is to say.
+        output: The file in the swarm that it lies in instead.
     """
 
     number: int
@@ -388,6 +397,7 @@ class ResultRow:
     usage: Usage
     cost: int
     report: Report | None
+    output: Input | None = None
 
 
 @dataclass(slots=True)
@@ -397,7 +407,7 @@ class Ended:
     number: int
     outcome: Outcome
     cost: int = 0
-    value: bytes = field(default=b"")
+    link: Link | None = None
 
 
 def add_results(message: FromWorker, ended: Sequence[Ended]) -> list[Buffer]:
@@ -412,6 +422,8 @@ def add_results(message: FromWorker, ended: Sequence[Ended]) -> list[Buffer]:
         results.costs.extend([each.cost for each in ended])
     for row, each in enumerate(ended):
         outcome = each.outcome
+        if each.link is not None:
+            results.outputs.add(number=each.number, link=each.link, bytes=outcome.length)
         if outcome.error_code or outcome.output:
             results.report_rows.append(row)
             results.reports.add(
@@ -442,6 +454,7 @@ def read_results(results: Results, payload: memoryview, worker: PeerId) -> Itera
         raise ProtocolError(f"peer {worker} sent fewer or more bytes than it said")
     if len(results.report_rows) != len(results.reports) or any(row >= len(numbers) for row in results.report_rows):
         raise ProtocolError(f"peer {worker} sent reports on no results")
+    outputs = _outputs(results, worker) if results.outputs else {}
     reports = dict(zip(results.report_rows, results.reports, strict=True)) if results.report_rows else {}
     at = 0
     rows = zip(numbers, sizes, walls, cpus, peaks, costs, strict=True)
@@ -453,7 +466,15 @@ def read_results(results: Results, payload: memoryview, worker: PeerId) -> Itera
         elif size > MAX_PAYLOAD_BYTES:
             raise ProtocolError(f"peer {worker} announced a value of {size:,} bytes")
         usage = Usage(_finite(wall), _finite(cpu), peak)
-        yield ResultRow(number, size, value, usage, cost, reports.get(row))
+        yield ResultRow(number, size, value, usage, cost, reports.get(row), outputs.get(number))
+
+
+def _outputs(results: Results, worker: PeerId) -> dict[int, Input]:
+    numbers = {number for number, size in zip(results.numbers, results.sizes, strict=True) if not size}
+    for each in results.outputs:
+        if each.number not in numbers or not 0 < len(each.link) <= LONGEST_LINK or not each.bytes:
+            raise ProtocolError(f"peer {worker} sent an output of no result")
+    return {each.number: Input(Link(each.link), each.bytes) for each in results.outputs}
 
 
 def _finite(number: float) -> float:

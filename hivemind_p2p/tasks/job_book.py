@@ -18,15 +18,15 @@ from hivemind_p2p import errors
 from hivemind_p2p.errors import ConfigurationError, HivemindError, ProtocolError, UnknownJobError
 from hivemind_p2p.tasks.raised import failed
 from hivemind_p2p.tasks.reading import decode
-from hivemind_p2p.tasks.spec import TaskResult, TaskSpec
+from hivemind_p2p.tasks.spec import MOST_LINKED_BYTES, TaskResult, TaskSpec
 from hivemind_p2p.tasks.values import encode
 from hivemind_p2p.types import Credits, Input, Link, Needs, PeerId, SharedPart, Usage
 
 KEEP_SECONDS: Final = 30 * 24 * 3600.0
 """How long a job that has ended is kept."""
 
-LARGEST_FILE: Final = 256 << 20
-"""Bytes: a task or a result of 64 MiB, its shared part, and some more."""
+LARGEST_FILE: Final = MOST_LINKED_BYTES + (256 << 20)
+"""Bytes: the largest result, or a task of 64 MiB with its shared part, and some more."""
 
 _ID: Final = re.compile(r"[0-9a-f]{8,64}")
 _PLAIN: Final = ("task_type", "idempotent", "priority", "stream_output", "max_retries", "deadline", "keep")

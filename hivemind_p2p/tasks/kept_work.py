@@ -7,6 +7,7 @@ sends the same task id again gets what is there: the work that still runs, or it
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,9 +59,14 @@ class KeptWork:
 
 
 class KeptWorks:
-    """All of one worker. No clock, no network."""
+    """All of one worker. No clock, no network.
 
-    def __init__(self) -> None:
+    Args:
+        let_go: Takes over outcomes that are kept no longer.
+    """
+
+    def __init__(self, let_go: Callable[[Outcome], None] = lambda _: None) -> None:
+        self._let_go = let_go
         self._works: OrderedDict[tuple[PeerId, str], KeptWork] = OrderedDict()
 
     def __len__(self) -> int:
@@ -77,8 +83,10 @@ class KeptWorks:
         return self._works.get((caller, task_id))
 
     def drop(self, work: Work) -> None:
-        """It was cancelled."""
-        self._works.pop((work.caller, work.task_id), None)
+        """It was cancelled, or is its caller's to keep from now on."""
+        kept = self._works.pop((work.caller, work.task_id), None)
+        if kept is not None and kept.outcome is not None:
+            self._let_go(kept.outcome)
 
     def left(self, kept: KeptWork, now: float) -> None:
         """Its caller is gone."""
@@ -98,4 +106,6 @@ class KeptWorks:
                 del self._works[key]
                 if kept.outcome is None:
                     stopped.append(kept.work)
+                else:
+                    self._let_go(kept.outcome)
         return stopped

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from hivemind_p2p import telemetry
+from hivemind_p2p import errors, telemetry
 from hivemind_p2p.errors import (
     CreditError,
     DeadlineExceededError,
@@ -26,11 +26,12 @@ from hivemind_p2p.proto.task_channel_pb2 import Bill, FromCaller, FromWorker, Re
 from hivemind_p2p.tasks import columns, wire
 from hivemind_p2p.tasks.columns import Piece, ResultRow, SubmitWriter
 from hivemind_p2p.tasks.course import Course
+from hivemind_p2p.tasks.linked_values import LinkedValues, fetch_deadline
 from hivemind_p2p.tasks.reading import decode
-from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES, TaskResult, TaskState
+from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES, TaskResult, TaskState, most_result_bytes
 from hivemind_p2p.tasks.tab import CallerTab
 from hivemind_p2p.tasks.values import ENCODED_NONE
-from hivemind_p2p.types import Credits, Offer, PeerId, SharedPart
+from hivemind_p2p.types import Credits, Input, Offer, PeerId, SharedPart
 
 GRACE: Final = 10.0
 """Seconds beyond the task's own that a worker has to stop it and say so."""
@@ -81,6 +82,9 @@ class LinkOwner(Protocol):
     def link_refused(self, courses: Sequence[Course], error: HivemindError) -> None:
         """The worker will not run tasks, and has not."""
 
+    def link_unread(self, course: Course, error: HivemindError) -> None:
+        """A task gave a value that could not be fetched or read."""
+
     def link_ended(self, link: Link, lost: Sequence[Course], error: HivemindError) -> None:
         """The channel is gone, with tasks that had not ended."""
 
@@ -99,9 +103,17 @@ class Link:
         payer: The purse; None where everything is free.
         offer: What it lends.
         owner: Who is told.
+        linked: Fetches values that lie in the swarm; None where none are taken.
     """
 
-    def __init__(self, network: Network, payer: Payer | None, offer: Offer, owner: LinkOwner) -> None:
+    def __init__(
+        self,
+        network: Network,
+        payer: Payer | None,
+        offer: Offer,
+        owner: LinkOwner,
+        linked: LinkedValues | None = None,
+    ) -> None:
         self.offer = offer
         self.peer: PeerId = offer.peer.peer_id
         self._network = network
@@ -116,7 +128,10 @@ class Link:
         self._parts: dict[int, SharedPart] = {}
         self._pieces: deque[Piece] = deque()
         self._bills: deque[Bill] = deque()
-        self._writer = SubmitWriter()
+        self._writer = SubmitWriter(takes_links=linked is not None)
+        self._linked = linked
+        self._fetches: dict[int, trio.CancelScope] = {}
+        self._nursery: trio.Nursery
         self._tab = CallerTab()
         self._values: dict[int, bytearray] = {}
         self._given_up: OrderedDict[int, int] = OrderedDict()
@@ -160,6 +175,8 @@ class Link:
         if self._open.pop(course.number, None) is not None:
             self._running.pop(course.number, None)
             self._values.pop(course.number, None)
+            if (fetch := self._fetches.pop(course.number, None)) is not None:
+                fetch.cancel()
             # It may have ended by now, and is billed then.
             self._given_up[course.number] = course.spec.max_cost
             if len(self._given_up) > MOST_GIVEN_UP:
@@ -202,6 +219,7 @@ class Link:
     async def _converse(self, channel: Channel) -> None:
         failures: list[HivemindError] = []
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
 
             async def read() -> None:
                 try:
@@ -512,11 +530,17 @@ class Link:
             self._tab.took(row.cost, self._given_up.pop(row.number, 0))
             return
         error = wire.read_error(row.report, self.peer) if row.report is not None else None
+        if error is None and row.output is not None:
+            self._begin_fetch(course, row, row.output)
+            return
         value: Any = None
         if error is None:
             payload = row.payload if row.payload is not None else memoryview(self._whole(row))
             if payload != _NONE:
                 value = await _decode(payload)
+        self._ended(course, row, value, error)
+
+    def _ended(self, course: Course, row: ResultRow, value: Any, error: HivemindError | None) -> None:
         del self._open[row.number]
         self._running.pop(row.number, None)
         course.move(TaskState.RUNNING, self.peer)
@@ -526,6 +550,44 @@ class Link:
             return
         output = wire.printable(row.report.output) if row.report is not None else ""
         self._owner.link_result(course, TaskResult(value, Credits(cost), self.peer, row.usage, output))
+
+    def _begin_fetch(self, course: Course, row: ResultRow, output: Input) -> None:
+        if self._linked is None or output.length > most_result_bytes(course.spec.needs.memory_bytes):
+            raise ProtocolError(f"peer {self.peer} announced a value of {output.length:,} bytes")
+        if row.number in self._fetches:
+            raise ProtocolError(f"peer {self.peer} sent a result twice")
+        scope = self._fetches[row.number] = trio.CancelScope()
+        course.move(TaskState.RUNNING, self.peer)
+        # Those before it may take as long.
+        self._running[row.number] = trio.current_time() + len(self._fetches) * fetch_deadline(output.length) + GRACE
+        self._nursery.start_soon(self._fetch, course, row, output, scope)
+
+    async def _fetch(self, course: Course, row: ResultRow, output: Input, scope: trio.CancelScope) -> None:
+        assert self._linked is not None
+        try:
+            with scope:
+                value = await self._linked.get(output)
+        except HivemindError as error:
+            if self._open.get(row.number) is course:
+                self._unread(course, row, error)
+            return
+        finally:
+            self._fetches.pop(row.number, None)
+        if not scope.cancelled_caught and self._open.get(row.number) is course:
+            self._ended(course, row, value, None)
+            if not course.spec.judged:
+                self._accepted.append(row.number)
+                self._bell.set()
+
+    def _unread(self, course: Course, row: ResultRow, error: HivemindError) -> None:
+        """A result could not be fetched, or is none."""
+        del self._open[row.number]
+        self._running.pop(row.number, None)
+        self._rejected.append(row.number)
+        self._bell.set()
+        told = f"the result of peer {self.peer} could not be read: {error.message}"
+        self._owner.link_unread(course, errors.from_code(error.code(), told, error.hint))
+        self._owner.link_turn()
 
     def _cost_of(self, course: Course, row: ResultRow) -> int:
         number, max_cost = row.number, course.spec.max_cost

@@ -24,6 +24,7 @@ from hivemind_p2p.tasks.admission import Admission, Lent
 from hivemind_p2p.tasks.columns import Received
 from hivemind_p2p.tasks.inputs import Inputs
 from hivemind_p2p.tasks.kept_work import KeptWorks
+from hivemind_p2p.tasks.outputs import Outputs
 from hivemind_p2p.tasks.session import Session
 from hivemind_p2p.types import PeerId, Prices, Work
 
@@ -78,7 +79,8 @@ class TaskService:
         self.slots = max(1, int(lent.cpus))
         self.admission = Admission(lent)
         self.inputs = Inputs(content) if content is not None else None
-        self.kept = KeptWorks()
+        self.outputs = Outputs(content)
+        self.kept = KeptWorks(self.outputs.let_go)
         self._accounts = accounts
         self._sessions: set[Session] = set()
         self.completed = self.failed = self.cancelled = self.earned = self.unpaid = self.rejected = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -26,6 +27,7 @@ from hivemind_p2p.errors import (
     TaskError,
     TaskLostError,
     TaskRefusedError,
+    UnsafeValueError,
     VoucherError,
 )
 from hivemind_p2p.interfaces import Buffer, Channel
@@ -33,7 +35,8 @@ from hivemind_p2p.proto.task_channel_pb2 import Allowance, Bill, FromCaller, Fro
 from hivemind_p2p.tasks import columns, wire
 from hivemind_p2p.tasks.columns import Ended, Gathering, KindKey, Piece, Received, SubmitReader
 from hivemind_p2p.tasks.kept_work import KeptWork
-from hivemind_p2p.tasks.spec import cost_of
+from hivemind_p2p.tasks.outputs import CallersOutputs
+from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES, cost_of
 from hivemind_p2p.tasks.tab import WorkerTab
 from hivemind_p2p.types import Credits, Outcome, SharedPart, Usage, Work
 
@@ -124,6 +127,7 @@ class Session:
         self._ready: deque[_Held] = deque()
         self._handed = 0
         self._news = _News()
+        self._outputs = CallersOutputs(service.outputs)
         self._bell = trio.Event()
         self._ever_allowed = self._leaving = False
         self._bill_prefix = ""
@@ -157,6 +161,7 @@ class Session:
     def _give_up(self) -> None:
         """The caller is gone: so is what it wanted."""
         now = trio.current_time()
+        self._outputs.give_up()
         for held in list(self._held.values()):
             if held.kept is not None:
                 self._service.kept.left(held.kept, now)
@@ -185,7 +190,7 @@ class Session:
             with trio.move_on_after(wire.CHANNEL_IDLE + IDLE_GRACE) as idle:
                 message, payload = await self._channel.receive(FromCaller, max_payload=columns.FRAME_BYTES)
             if idle.cancelled_caught:
-                if self._held or self._without_payload or self._without_shared:
+                if self._outputs or self._held or self._without_payload or self._without_shared:
                     continue
                 return
             await self._take(message, payload)
@@ -368,6 +373,8 @@ class Session:
             self._service.cancelled += 1
             self._drop(held)
             self._service.executor.go_on()
+        elif number in self._outputs:
+            self._judge((), (number,))
         elif (received := self._without_payload.pop(number, None)) is not None:
             self._gathering.forget(number, False)
             self._service.admission.leave(received.size, self._caller)
@@ -430,7 +437,9 @@ class Session:
         """It has ended."""
         held = self._of_work.get(work)
         if held is None:
+            self._service.outputs.let_go(outcome)
             return
+        outcome = self._checked(held, outcome) if outcome.path else outcome
         self._forget(held)
         self._handed -= 1
         service = self._service
@@ -440,15 +449,43 @@ class Session:
         paid_before = held.kept is not None and held.kept.charged
         if service.earner is not None and outcome.error_code not in UNBILLED and not paid_before:
             cost = cost_of(outcome.usage, service.prices, held.kind.max_cost)
-            self._charge(held, cost)
+            self._charge(held, cost, judged=held.kind.judged or bool(outcome.path))
         ended = Ended(held.number, outcome, cost)
-        if len(outcome.payload) > columns.INLINE_BYTES:
+        if outcome.path:
+            drop = partial(service.kept.drop, held.work) if held.kept is not None else None
+            self._outputs.add(held.number, outcome, trio.current_time(), drop)
+            self._nursery.start_soon(self._share_output, ended)
+        elif len(outcome.payload) > columns.INLINE_BYTES:
             self._news.pieces.append(Piece(held.number, False, memoryview(outcome.payload)))
             self._news.large[held.number] = ended
         else:
             self._news.ended.append(ended)
         if self._ready:
             self._hand_out()
+        self._bell.set()
+
+    def _checked(self, held: _Held, outcome: Outcome) -> Outcome:
+        """An outcome with a file; without, where its caller takes none."""
+        if not outcome.error_code and held.kind.takes_links:
+            return outcome
+        self._service.outputs.let_go(outcome)
+        if outcome.error_code:
+            return replace(outcome, path="")
+        most = f"it has {outcome.length:,} bytes, and its caller fetches none of more than {MAX_PAYLOAD_BYTES:,}"
+        return Outcome(outcome.usage, error_code=UnsafeValueError.code(), error_message=most, output=outcome.output)
+
+    async def _share_output(self, ended: Ended) -> None:
+        """Tells of a result that is too large for the channel once it can be fetched."""
+        try:
+            ended.link = await self._outputs.share(ended.number)
+            if ended.link is None:
+                return
+        except HivemindError as error:
+            self._judge((), (ended.number,))
+            lost = f"its result of {ended.outcome.length:,} bytes could not be shared: {error.message}"
+            ended.outcome = Outcome(ended.outcome.usage, error_code=TaskCrashedError.code(), error_message=lost)
+            ended.cost = 0
+        self._news.ended.append(ended)
         self._bell.set()
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -475,7 +512,8 @@ class Session:
             await self._bell.wait()
         if quiet.cancelled_caught and pause == wire.ALIVE_INTERVAL:
             self._check_settled()
-            if self._held or self._without_payload or self._without_shared:
+            self._outputs.tidy(trio.current_time())
+            if self._outputs or self._held or self._without_payload or self._without_shared:
                 await self._send(FromWorker(), [])
 
     async def _write_news(self) -> None:
@@ -546,11 +584,11 @@ class Session:
         self._ever_allowed = True
         self._tab.allow(limit, trio.current_time())
 
-    def _charge(self, held: _Held, cost: Credits) -> None:
+    def _charge(self, held: _Held, cost: Credits, *, judged: bool) -> None:
         """Notes what a task costs: at once, or once its caller has accepted what came of it."""
         if held.kept is not None:
             held.kept.charged = True
-        if not held.kind.judged:
+        if not judged:
             self._tab.done(cost, held.kind.task_type, trio.current_time())
             return
         self._unjudged[held.number] = cost, held.kind.task_type
@@ -559,10 +597,12 @@ class Session:
 
     def _judge(self, accepted: Iterable[int], rejected: Iterable[int]) -> None:
         for number in accepted:
+            self._outputs.let_go(number)
             if (unjudged := self._unjudged.pop(number, None)) is not None:
                 self._tab.done(*unjudged, trio.current_time())
                 self._bell.set()
         for number in rejected:
+            self._outputs.let_go(number)
             if self._unjudged.pop(number, None) is not None:
                 self._service.rejected += 1
                 _events.warning("result_rejected", caller=self._caller)

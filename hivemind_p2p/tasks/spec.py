@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MAX_PAYLOAD_BYTES: Final = 64 << 20
 """Bytes of a packed task or of its result: what fits a stream. Larger data travels through the swarm."""
 
+MOST_LINKED_BYTES: Final = 16 << 30
+"""Bytes of a result that travels through the swarm, whatever memory its task may have."""
+
 MAX_TASK_ID: Final = 64
 """Characters of a task's id."""
 
@@ -140,6 +143,11 @@ class TaskListener(Protocol):
 
     def failed(self, error: BaseException) -> None:
         """It did not."""
+
+
+def most_result_bytes(memory_bytes: int) -> int:
+    """Bytes that the result of a task may have which asked for so much memory: it must fit there, packed."""
+    return max(MAX_PAYLOAD_BYTES, min(memory_bytes, MOST_LINKED_BYTES))
 
 
 def cost_of(usage: Usage, prices: Prices, max_cost: Credits) -> Credits:

@@ -67,6 +67,11 @@ def encode(value: object, *, name: str = "result", max_bytes: int = MAX_VALUE_BY
         UnsafeValueError: Something in it is no safe value, or it is too large, too deep, or contains itself; the
             message says where.
     """
+    return b"".join(encode_parts(value, name=name, max_bytes=max_bytes))
+
+
+def encode_parts(value: object, *, name: str = "result", max_bytes: int = MAX_VALUE_BYTES) -> list[Buffer]:
+    """The same in parts that belong one behind the other: large ones are not copied. Raises what `encode` does."""
     encoder = _Encoder(name, max_bytes)
     encoder.add(value)
     return encoder.finish()
@@ -214,7 +219,7 @@ class _Encoder:
             self._add_children(((_Field(field.name), getattr(value, field.name)),))
         self._open.discard(id(value))
 
-    def finish(self) -> bytes:
+    def finish(self) -> list[Buffer]:
         structure = Structure(
             kinds=bytes(self._kinds),
             integers=self._integers,
@@ -226,7 +231,7 @@ class _Encoder:
         if len(structure) > MAX_STRUCTURE_BYTES or start + self._length > self._max_bytes:
             raise self._unsafe(f"is larger than {self._max_bytes:,} bytes; share it as a file instead")
         head = len(structure).to_bytes(4, "big") + structure
-        return b"".join((head, bytes(start - len(head)), *self._buffers))
+        return [head, bytes(start - len(head)), *self._buffers]
 
     def _unsafe(self, what: str) -> UnsafeValueError:
         import reprlib

@@ -16,6 +16,7 @@ Non-goals: choosing whose work is taken, and being paid for it (the task service
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ import trio
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import SandboxError, TaskCrashedError, TaskError, TaskTimeoutError
 from hivemind_p2p.interfaces import WorkListener
+from hivemind_p2p.tasks.spec import most_result_bytes
 from hivemind_p2p.types import Outcome, PeerId, Usage, Work
 from hivemind_p2p.worker import monitor
 from hivemind_p2p.worker.background import Background
@@ -35,7 +37,7 @@ from hivemind_p2p.worker.limits import BASE_MEMORY
 from hivemind_p2p.worker.packets import LEFT_SOMETHING, PRINTED, BrokenFrameError, Reply
 from hivemind_p2p.worker.pipes import ChildGoneError
 from hivemind_p2p.worker.pool import ChildPool
-from hivemind_p2p.worker.process import ChildProcess
+from hivemind_p2p.worker.process import RESULTS, ChildProcess
 from hivemind_p2p.worker.reporter import TaskReport
 from hivemind_p2p.worker.sandbox import SCRATCH_BYTES, SandboxName
 from hivemind_p2p.worker.waiting import OneWork
@@ -104,6 +106,7 @@ class ChildExecutor:
         unsafe: bool = False,
     ) -> None:
         self._pool = ChildPool(folder, slots, sandbox, hidden=(str(folder.absolute().parent),), unsafe=unsafe)
+        self._results = folder / RESULTS
         self._slots = slots
         self._memory_bytes = memory_bytes
         self._lanes = Lanes(float(slots), memory_bytes, gpus)
@@ -146,6 +149,7 @@ class ChildExecutor:
         return [place.report(now) for place in self._places.values() if place.child is not None and place.inside]
 
     async def __aenter__(self) -> Self:
+        shutil.rmtree(self._results, ignore_errors=True)  # left by one that was killed
         wall = await self._pool.open()
         _events.info("executor_ready", sandbox=wall.name, walls=str(wall), slots=self._slots)
         if not wall.holds:
@@ -160,6 +164,7 @@ class ChildExecutor:
         self._closed = True
         await self._background.end()
         await self._pool.close()
+        shutil.rmtree(self._results, ignore_errors=True)
 
     # -- for the task service ----------------------------------------------------------------------------------------
 
@@ -267,6 +272,7 @@ class ChildExecutor:
 
     def _begin(self, place: Workplace, child: ChildProcess) -> None:
         place.begin(child)
+        child.pipes.allow(most_result_bytes(place.key.memory_bytes))
         self._place_of[child] = place
 
     async def _bring_child(self, place: Workplace) -> None:
@@ -369,6 +375,8 @@ class ChildExecutor:
         expected = itertools.islice(place.inside, len(replies))
         tickets = [run.ticket for run in expected]
         if [reply.ticket for reply in replies] != tickets:
+            for path in [reply.path for reply in replies if reply.path]:
+                Path(path).unlink(missing_ok=True)
             replies.clear()
             return "it answered what it was not asked"
         if not replies:

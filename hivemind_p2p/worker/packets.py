@@ -19,9 +19,9 @@ The executor trusts none of the child's lengths or numbers, since whatever runs 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 SHARED, TASK, PIECE, INPUT = 1, 2, 3, 4
 READY, RESULT, PRINTED = 0, 1, 2
@@ -39,6 +39,9 @@ WHOLE_PACKET: Final = 48 << 10
 """Bytes that travel in the packet itself; more follows in pieces of this size. A quarter of the socket's buffer."""
 
 LARGEST_PACKET: Final = WHOLE_PACKET + 1024
+
+LARGEST_KEPT: Final = 64 << 20
+"""Bytes of a value that are held in memory; a larger one goes into a file as it comes."""
 
 SLOTS: Final = 64
 """Shared parts that a child keeps. Slot 0 stands for none."""
@@ -71,7 +74,13 @@ class BrokenFrameError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Reply:
-    """One frame from a child, believed as far as its lengths."""
+    """One frame from a child, believed as far as its lengths.
+
+    Attributes:
+        path: The file that its value lies in, where that is large.
+        lost: Why there is none.
+        length: Bytes of that value.
+    """
 
     kind: int
     ticket: int
@@ -81,6 +90,24 @@ class Reply:
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    path: str = ""
+    lost: str = ""
+    length: int = 0
+
+
+class Spool(Protocol):
+    """A file that a large value goes into; `worker.spool` is it."""
+
+    left: int
+
+    def take(self, data: memoryview) -> int:
+        """Takes the next bytes; how many of them were its own."""
+
+    def finish(self) -> tuple[str, str]:
+        """Where the file lies, or what went wrong."""
+
+    def close(self) -> None:
+        """Removes it: the child went in the middle of it."""
 
 
 class ReplyReader:
@@ -88,11 +115,25 @@ class ReplyReader:
 
     Args:
         max_payload: Bytes that a value may have.
+        spool: Opens a file for a value of so many bytes; None where all are held in memory.
     """
 
-    def __init__(self, max_payload: int) -> None:
-        self._max_payload = max_payload
+    def __init__(self, max_payload: int, spool: Callable[[int], Spool] | None = None) -> None:
+        self.max_payload = max_payload
+        self._spool = spool
+        self._open: tuple[Spool, Reply] | None = None
         self._unread = bytearray()
+
+    @property
+    def spooling(self) -> bool:
+        """Whether a large value is coming."""
+        return self._open is not None
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        if self._open is not None:
+            self._open[0].close()
+            self._open = None
 
     def feed(self, data: bytes) -> Iterator[Reply]:
         """The frames that are complete now.
@@ -101,20 +142,51 @@ class ReplyReader:
             BrokenFrameError: A length is larger than any real one.
         """
         self._unread += data
+        if (reply := self._fill()) is not None:
+            yield reply
         unread, at, size = self._unread, 0, REPLY_HEAD.size
-        while len(unread) - at >= size:
+        while self._open is None and len(unread) - at >= size:
             kind, ticket, flags, report, payload, wall, cpu, peak = REPLY_HEAD.unpack_from(unread, at)
-            if report > MAX_HEADER_BYTES or payload > self._max_payload:
+            if report > MAX_HEADER_BYTES or payload > self.max_payload:
                 raise BrokenFrameError("it wrote a frame that is larger than any result")
-            end = at + size + report + payload
+            middle = at + size + report
+            large = payload > LARGEST_KEPT and self._spool is not None
+            if large and kind != RESULT:
+                raise BrokenFrameError("it wrote more at once than anybody prints")
+            end = middle if large else middle + payload
             if len(unread) < end:
                 break
-            middle = at + size + report
-            yield Reply(
+            reply = Reply(
                 kind, ticket, flags, bytes(unread[at + size : middle]), bytes(unread[middle:end]), wall, cpu, peak
             )
             at = end
+            if large:
+                self._begin(reply, payload)
+                del unread[:at]
+                at = 0
+                reply = self._fill()
+            if reply is not None:
+                yield reply
         del unread[:at]
+
+    def _begin(self, reply: Reply, length: int) -> None:
+        assert self._spool is not None
+        reply.length = length
+        self._open = self._spool(length), reply
+
+    def _fill(self) -> Reply | None:
+        """Moves what has come of a large value into its file; the reply once that is whole."""
+        if self._open is None:
+            return None
+        spool, reply = self._open
+        with memoryview(self._unread) as unread:
+            taken = spool.take(unread)
+        del self._unread[:taken]
+        if spool.left:
+            return None
+        reply.path, reply.lost = spool.finish()
+        self._open = None
+        return reply
 
 
 def shared_packets(slot: int, data: bytes) -> Iterator[bytes]:

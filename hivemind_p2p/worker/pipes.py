@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 from hivemind_p2p.worker.packets import LARGEST_PACKET, Reply, ReplyReader, WithFile
+from hivemind_p2p.worker.spool import FileSpool
+
+READS_AT_ONCE: Final = 16
+"""Reads of a large value in one go: everything else waits meanwhile."""
 
 READ_BYTES: Final = 1 << 16
 """Bytes of answers taken at a time: what a pipe holds."""
@@ -30,16 +37,24 @@ class ChildGoneError(Exception):
 
 
 class ChildPipes:
-    """Made before the child, whose two ends are `child_reads` and `child_writes`."""
+    """Made before the child, whose two ends are `child_reads` and `child_writes`.
 
-    def __init__(self) -> None:
+    Args:
+        results: The folder for values that are too large to be held in memory; None where there are none.
+    """
+
+    def __init__(self, results: Path | None = None) -> None:
         self._requests, self._child_end = socket.socketpair(socket.AF_UNIX, _KIND)
         self._requests.setblocking(False)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         self._replies, self.child_writes = os.pipe()
         os.set_blocking(self._replies, False)
-        self._reader = ReplyReader(MAX_PAYLOAD_BYTES)
+        self._reader = ReplyReader(MAX_PAYLOAD_BYTES, partial(FileSpool, results) if results is not None else None)
         self._closed = False
+
+    def allow(self, payload_bytes: int) -> None:
+        """Says how large a value may be from now on."""
+        self._reader.max_payload = payload_bytes
 
     @property
     def child_reads(self) -> int:
@@ -106,7 +121,9 @@ class ChildPipes:
             ChildGoneError: There will be no more.
             BrokenFrameError: They are no answers.
         """
-        while not self._closed:
+        for number in itertools.count():
+            if self._closed or (number >= READS_AT_ONCE and self._reader.spooling):
+                return
             try:
                 data = os.read(self._replies, READ_BYTES)
             except BlockingIOError:
@@ -125,6 +142,7 @@ class ChildPipes:
         trio.lowlevel.notify_closing(self._replies)
         trio.lowlevel.notify_closing(self._requests)
         os.close(self._replies)
+        self._reader.close()
         self._requests.close()
         self._child_end.close()
         if self.child_writes >= 0:

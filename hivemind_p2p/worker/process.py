@@ -34,6 +34,9 @@ START_DEADLINE: Final = 20.0
 KILL_DEADLINE: Final = 5.0
 """Seconds that a killed process has to be gone: only one stuck in the kernel takes longer, and it is left behind."""
 
+RESULTS: Final = "results"
+"""The folder, inside the executor's, for results that are too large to be held in memory."""
+
 _MAX_COMPLAINT: Final = 2_000
 _numbers: Final = itertools.count()
 
@@ -78,7 +81,7 @@ class ChildProcess:
             raise SandboxError(f"a child process has no folder to work in: {error}") from error
         with tempfile.TemporaryFile() as complaints:
             try:
-                popen, pipes = _spawn(wall, uid, scratch, hidden, complaints)
+                popen, pipes = _spawn(wall, uid, scratch, hidden, complaints, folder / RESULTS)
             except SandboxError:
                 _clear(scratch)
                 raise
@@ -161,11 +164,11 @@ def _clear(scratch: str) -> None:
 
 
 def _spawn(
-    wall: sandbox.Wall, uid: int, scratch: str, hidden: Sequence[str], complaints: IO[bytes]
+    wall: sandbox.Wall, uid: int, scratch: str, hidden: Sequence[str], complaints: IO[bytes], results: Path
 ) -> tuple[subprocess.Popen[bytes], ChildPipes]:
     python = sandbox.this_python()
     command = sandbox.command(wall, python, uid=uid, parent=os.getpid(), scratch=scratch, hidden=hidden)
-    pipes = ChildPipes()
+    pipes = ChildPipes(results)
     try:
         popen = subprocess.Popen(  # noqa: S603 - the command line is our own
             command,

@@ -187,6 +187,7 @@ def environment(scratch: str) -> dict[str, str]:
         "LOGNAME": "task",
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",  # what a command prints is followed while it runs
         # One core was asked for unless the task says otherwise: more threads only get in each other's way.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

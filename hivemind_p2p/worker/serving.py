@@ -21,12 +21,14 @@ from hivemind_p2p.errors import HivemindError, TaskFailedError, TaskMemoryError
 from hivemind_p2p.proto.tasks_pb2 import Report
 from hivemind_p2p.tasks import references, registry, values
 from hivemind_p2p.tasks.raised import closest_builtin
-from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
+from hivemind_p2p.tasks.spec import most_result_bytes
 from hivemind_p2p.worker import limits, packets
 from hivemind_p2p.worker.packets import MAX_MESSAGE, MAX_OUTPUT, MAX_TRACEBACK
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from hivemind_p2p.interfaces import Buffer
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _DESCRIPTOR: Final = 4
@@ -145,19 +147,20 @@ class Server:
         self._answer(ticket, report, value, wall, cpu + self._of_children(), has_children)
 
     def _answer(
-        self, ticket: int, report: Report | None, value: bytes, wall: float, cpu: float, has_children: bool
+        self, ticket: int, report: Report | None, value: list[Buffer], wall: float, cpu: float, has_children: bool
     ) -> None:
         if printed := self._output.take():
             report = report or Report()
             report.output = printed
         header = report.SerializeToString() if report is not None else b""
         left = packets.LEFT_SOMETHING if has_children or _threads() != 1 else 0
-        head = packets.REPLY_HEAD.pack(
-            packets.RESULT, ticket, left, len(header), len(value), wall, cpu, self._peak_bytes()
-        )
-        write_all(self._replies, head + header + value if len(value) < 1 << 16 else head + header)
-        if len(value) >= 1 << 16:
-            write_all(self._replies, value)
+        size = sum([len(part) if type(part) is bytes else memoryview(part).nbytes for part in value])
+        head = packets.REPLY_HEAD.pack(packets.RESULT, ticket, left, len(header), size, wall, cpu, self._peak_bytes())
+        if size < 1 << 16:
+            write_all(self._replies, b"".join((head, header, *value)))
+            return
+        for part in (head + header, *value):
+            write_all(self._replies, memoryview(part).cast("B"))
 
     def _print(self, ticket: int, data: bytes) -> None:
         if os.getpid() == self._own_pid:
@@ -178,26 +181,26 @@ class Server:
         new, self._children_seconds = seconds - self._children_seconds, seconds
         return new
 
-    def _run(self, name: bytes, slot: int, payload: memoryview) -> tuple[Report | None, bytes]:
+    def _run(self, name: bytes, slot: int, payload: memoryview) -> tuple[Report | None, list[Buffer]]:
         try:
             kind = self._types.get(name) or self._type(name)
             result = kind.run_shared(self._shared[slot], payload) if slot else kind.run(payload)
             if result is None:
-                return None, values.ENCODED_NONE
-            return None, values.encode(result, max_bytes=MAX_PAYLOAD_BYTES)
+                return None, [values.ENCODED_NONE]
+            return None, values.encode_parts(result, max_bytes=most_result_bytes(self._memory_bytes))
         except MemoryError as error:
-            return _report(TaskMemoryError.code(), "it needed more memory than it asked for", error), b""
+            return _report(TaskMemoryError.code(), "it needed more memory than it asked for", error), []
         except HivemindError as error:
-            return _report(error.code(), error.message, error), b""
+            return _report(error.code(), error.message, error), []
         except BaseException as error:  # SystemExit and KeyboardInterrupt too end the task, not the child
-            return _report(TaskFailedError.code(), _describe(error), error), b""
+            return _report(TaskFailedError.code(), _describe(error), error), []
 
     def _type(self, name: bytes) -> Any:
         found = self._types[name] = registry.task_type(name.decode("utf-8", "replace"))
         return found
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Writes everything, however much the pipe takes at a time."""
     written = os.write(descriptor, data)
     while written < len(data):

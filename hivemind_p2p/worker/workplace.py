@@ -288,8 +288,10 @@ class Workplace:
 
 def outcome_of(usage: Usage, reply: Reply) -> Outcome:
     """How a task ended, by what the child says."""
+    if reply.lost:
+        return failure(usage, TaskFailedError, reply.lost)
     if not reply.report:
-        return Outcome(usage, payload=reply.payload)
+        return Outcome(usage, payload=reply.payload, path=reply.path, length=reply.length)
     try:
         report = Report.FromString(reply.report)
     except DecodeError:
@@ -304,6 +306,8 @@ def outcome_of(usage: Usage, reply: Reply) -> Outcome:
         remote_traceback=report.remote_traceback,
         output=report.output,
         exception=report.exception[:64],
+        path=reply.path,
+        length=reply.length,
     )
 
 

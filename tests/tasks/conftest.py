@@ -1,11 +1,18 @@
 """A small hive of tasks over the memory network: fake executors, a fake till and purse, a fixed offer book."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import trio
 
-from hivemind_p2p.errors import BootstrapUnreachableError, PaymentRequiredError, TaskFailedError, VoucherError
+from hivemind_p2p.errors import (
+    BootstrapUnreachableError,
+    NoSourceError,
+    PaymentRequiredError,
+    TaskFailedError,
+    VoucherError,
+)
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.net.memory import MemoryNetwork
 from hivemind_p2p.net.router import Router
@@ -14,7 +21,7 @@ from hivemind_p2p.tasks.client import TaskClient
 from hivemind_p2p.tasks.service import TaskService
 from hivemind_p2p.tasks.spec import TaskSpec
 from hivemind_p2p.tasks.values import encode
-from hivemind_p2p.types import Credits, Needs, Offer, Outcome, PeerInfo, Prices, Usage
+from hivemind_p2p.types import Credits, FileEntry, Link, Needs, Offer, Outcome, PeerInfo, Prices, Usage
 
 GIB = 1 << 30
 PRICES = Prices(per_task=Credits(100), per_cpu_second=Credits(1000))
@@ -27,6 +34,7 @@ class FakeExecutor:
     def __init__(self, nursery, slots):
         self.ran, self.killed, self.at_once, self.most_at_once = [], [], 0, 0
         self.tasks, self.slowness, self.owners = [], 1.0, {}
+        self.folder, self.encoded = None, b""
         self._nursery, self._slots = nursery, slots
         self._waiting, self._scopes = [], {}
 
@@ -92,11 +100,20 @@ class FakeExecutor:
             )
         if verb == "report":
             return Outcome(usage, error_code=rest, error_message="so it says")
+        if verb == "file":
+            return _in_a_file(
+                usage, Path(self.folder, f"result-{work.task_id}"), self.encoded or encode(b"x" * int(rest))
+            )
         if verb == "large":
             return Outcome(usage, payload=encode(b"x" * int(rest)))
         if verb == "raw":
             return Outcome(usage, payload=rest.encode())
         return Outcome(usage, payload=encode(rest or verb), output="printed")
+
+
+def _in_a_file(usage, path, data):
+    path.write_bytes(data)
+    return Outcome(usage, path=str(path), length=len(data))
 
 
 class FakeTill:
@@ -152,6 +169,44 @@ class FakeAccounts:
         return {peer: self.owners[peer] for peer in peers if peer in self.owners}
 
 
+class FakeSwarm:
+    """The contents of all peers: files by link."""
+
+    def __init__(self, folder):
+        self.folder, self.shared, self.fetched, self.seconds, self.lies = folder, {}, set(), 0.0, {}
+        self.removed = []
+
+    def of(self, owner):
+        return FakeContent(self, owner)
+
+
+@dataclass
+class FakeContent:
+    swarm: FakeSwarm
+    owner: str
+
+    async def share(self, path):
+        link = Link(f"magnet:{path.name}")
+        self.swarm.shared[link] = path
+        return link
+
+    async def files(self, link):
+        if link not in self.swarm.shared:
+            raise NoSourceError("nobody has it")
+        length = self.swarm.lies.get("length", self.swarm.shared[link].stat().st_size)
+        return (FileEntry(self.swarm.shared[link].name, length),)
+
+    async def fetch(self, link, **_):
+        await trio.sleep(self.swarm.seconds)
+        self.swarm.fetched.add(link)
+        return self.swarm.shared[link]
+
+    async def remove(self, link):
+        self.swarm.removed.append((self.owner, str(link)))
+        if self.owner == "worker":
+            self.swarm.shared.pop(link, None)
+
+
 class FixedBook:
     def __init__(self, offers):
         self.all, self.asked_fresh = list(offers), 0
@@ -172,6 +227,12 @@ class Worker:
     @property
     def peer_id(self):
         return self.router.peer_id
+
+
+@pytest.fixture
+def swarm(tmp_path):
+    """Contents that worker and caller share."""
+    return FakeSwarm(tmp_path)
 
 
 @pytest.fixture
@@ -210,16 +271,17 @@ class Hive:
         self.book.all = [each.offer for each in self.workers]
 
 
-def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", accounts=None, **network_arguments):
+def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", accounts=None, swarm=None, **network_arguments):
     network = MemoryNetwork(**network_arguments)
     seeds = [bytes([number]) * 32 for number in range(1, count + 1)]
-    workers = [_make_worker(network, nursery, seed, paid, cpus, accounts) for seed in seeds]
+    workers = [_make_worker(network, nursery, seed, paid, cpus, accounts, swarm) for seed in seeds]
     router = Router(network.join(CALLER), nursery)
     for worker in workers:
         router.learn(worker.offer.peer)
     book = FixedBook(worker.offer for worker in workers)
     purse = FakePurse(hold) if paid else None
-    return Hive(network, workers, router, book, TaskClient(router, book, purse, nursery), purse)
+    client = TaskClient(router, book, purse, nursery, swarm.of("caller") if swarm is not None else None)
+    return Hive(network, workers, router, book, client, purse)
 
 
 @pytest.fixture
@@ -228,10 +290,12 @@ def make_hive():
     return _make_hive
 
 
-def _make_worker(network, nursery, seed, paid, cpus, accounts):
+def _make_worker(network, nursery, seed, paid, cpus, accounts, swarm):
     router = Router(network.join(Identity(seed)), nursery)
     executor, till = FakeExecutor(nursery, int(cpus)), FakeTill() if paid else None
-    service = TaskService(router, executor, till, PRICES, Lent(cpus, 4 * GIB), accounts=accounts)
+    content = swarm.of("worker") if swarm is not None else None
+    executor.folder = swarm.folder if swarm is not None else None
+    service = TaskService(router, executor, till, PRICES, Lent(cpus, 4 * GIB), content, accounts)
     info = PeerInfo(router.peer_id, router.addresses)
     offer = Offer(info, cpus=cpus, memory_bytes=4 * GIB, task_types=("function/1",), prices=PRICES)
     return Worker(router, executor, service, offer, till)

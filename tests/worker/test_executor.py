@@ -112,9 +112,9 @@ async def test_errors_come_back_with_their_traceback_and_output(executor):
     assert (await executor.run(work(sys.exit, 3))).error_message == "SystemExit: 3"
     unsafe = await executor.run(work(lambda: [1, object()]))
     assert (unsafe.error_code, unsafe.error_message[:9]) == ("unsafe_value", "result[1]")
-    huge = await executor.run(work(lambda: bytes(65 << 20)))
+    huge = await executor.run(work(lambda: [bytes(128 << 20)] * 2, memory="200MiB"))
     assert huge.error_code == "unsafe_value"
-    assert executor.statistics().warm == 3  # none of these cost the child
+    assert executor.statistics().warm == 2  # none of these cost the child; the last one needed another
 
 
 async def test_prints_do_not_reach_the_pipe_and_only_their_end_is_kept(executor):
@@ -128,6 +128,27 @@ async def test_prints_do_not_reach_the_pipe_and_only_their_end_is_kept(executor)
     assert decode(outcome.payload) == "value"
     assert outcome.output.endswith("line 9999\n")
     assert len(outcome.output) <= 16_000
+
+
+def read(path):
+    return Path(path).read_bytes()
+
+
+async def test_a_large_result_goes_into_a_file_and_small_ones_before_and_behind_it_do_not(executor, monkeypatch):
+    monkeypatch.setattr("hivemind_p2p.worker.packets.LARGEST_KEPT", 200_000)
+    monkeypatch.setattr("hivemind_p2p.worker.pipes.READS_AT_ONCE", 1)
+    for size in (1, 3_000_000, 1):
+        outcome = await executor.run(work(bytes, size))
+        assert (outcome.error_code, bool(outcome.path)) == ("", size > 1)
+        data = read(outcome.path) if outcome.path else outcome.payload
+        assert decode(data) == bytes(size)
+        assert outcome.length == (len(data) if outcome.path else 0)
+    monkeypatch.setattr("hivemind_p2p.worker.spool.LEAST_FREE", 1 << 60)
+    outcome = await executor.run(work(bytes, 3_000_000))
+    assert (outcome.error_code, outcome.path) == ("task_failed", "")
+    assert "no room for its result of 3,000," in outcome.error_message
+    assert await value(executor, len, "abc") == 3
+    assert executor.statistics().warm == 4
 
 
 async def test_a_process_that_dies_is_a_crash(executor):
@@ -397,6 +418,55 @@ async def test_a_command_ends_with_its_time(executor):
     outcome = await executor.run(Work("t", PeerId("alice"), command.NAME, payload, Needs(memory="256MiB", seconds=0.5)))
     assert outcome.error_code == "task_timeout"
     assert "sleep" not in [child.name() for child in psutil.Process().children(recursive=True)]
+
+
+class Watched:
+    """Keeps what one task prints, and says when it has printed a word."""
+
+    def __init__(self, word):
+        self.word, self.output, self.outcome, self.heard = word, b"", None, trio.Event()
+
+    def started(self, work):
+        pass
+
+    def printed(self, work, data):
+        self.output += data
+        if self.word in self.output:
+            self.heard.set()
+
+    def ended(self, work, outcome):
+        self.outcome = outcome
+        self.heard.set()
+
+
+@pytest.mark.parametrize("kind", ["command", "bundle", "function"])
+async def test_what_a_task_of_any_type_prints_comes_while_it_runs_and_cancelling_ends_it(executor, tmp_path, kind):
+    from hivemind_p2p.tasks.library import bundle, command
+
+    program = "import subprocess; below = subprocess.Popen(['sleep', '1000']); print('so far'); below.wait()"
+    if kind == "bundle":
+        tmp_path.joinpath("bundle").mkdir()
+        tmp_path.joinpath("bundle", "main.py").write_text(program)
+    payloads = {
+        "command": lambda: (command.NAME, command.pack([sys.executable, "-c", program])),
+        "bundle": lambda: (bundle.NAME, bundle.pack(tmp_path / "bundle")),
+        "function": lambda: (NAME, pack(exec, [program])),
+    }
+    name, payload = payloads[kind]()
+    needs = Needs(memory="256MiB", seconds=60.0)
+    task, listener = Work("t", PeerId("alice"), name, payload, needs, stream_output=True), Watched(b"so far\n")
+    executor.submit(task, listener)
+    executor.go_on()
+    with trio.fail_after(30):
+        await listener.heard.wait()
+        assert (listener.outcome, listener.output) == (None, b"so far\n")
+        below = [child for child in psutil.Process().children(recursive=True) if child.name() == "sleep"]
+        assert below
+        executor.cancel(task)
+        _, alive = await trio.to_thread.run_sync(functools.partial(psutil.wait_procs, below, timeout=20))
+        assert alive == []
+    assert executor.statistics().running == 0
+    assert listener.outcome is None
 
 
 async def test_a_bundle_runs_behind_the_wall_and_a_hostile_one_fails(walled, tmp_path):

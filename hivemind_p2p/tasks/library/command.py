@@ -7,6 +7,7 @@ it. A status other than zero is a result like any other: only the caller knows w
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from hivemind_p2p.errors import HivemindError, NotSerializableError, TaskFailedError
 from hivemind_p2p.tasks import reading, values
+from hivemind_p2p.tasks.library.following import following
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 
 NAME: Final = "command/1"
@@ -26,7 +28,10 @@ MAX_ARGUMENTS_BYTES: Final = 128 << 10
 """Bytes of all arguments together; Linux takes no single one that is longer."""
 
 MAX_KEPT: Final = 16 << 20
-"""Bytes of output, and of errors, that come back: the end of what was written, and both fit one result."""
+"""Bytes of output, and of errors, that come back at least: the end of what was written."""
+
+KEPT_PART: Final = 8
+"""The part of its memory that a task's output may take, and its errors as much, where that is more."""
 
 
 class CommandTask:
@@ -118,16 +123,22 @@ def _unpack(payload: memoryview) -> tuple[list[str], bytes]:
 
 
 def run_program(arguments: Sequence[str], given: bytes, working: Path) -> dict[str, Any]:
-    """Runs a program to its end, in `working`; its output lies beside that folder meanwhile."""
+    """Runs a program to its end, in `working`; its output lies beside that folder, and is printed as it comes."""
     # Files and not pipes: they take no memory, and a process that outlives the command holds nobody up.
-    names = [str(working.parent / name) for name in ("output", "errors")]
-    with open(names[0], "w+b") as output, open(names[1], "w+b") as errors, tempfile.TemporaryFile() as source:
+    paths = [working.parent / name for name in ("output", "errors")]
+    with paths[0].open("w+b") as output, paths[1].open("w+b") as errors, tempfile.TemporaryFile() as source:
         source.write(given)
         source.seek(0)
         try:
-            ended = subprocess.run(  # noqa: S603 - running what a caller sent is what the sandbox is for
-                list(arguments), stdin=source, stdout=output, stderr=errors, cwd=working, check=False
-            )
+            with following(*paths):
+                ended = subprocess.run(  # noqa: S603 - running what a caller sent is what the sandbox is for
+                    list(arguments),
+                    stdin=source,
+                    stdout=output,
+                    stderr=errors,
+                    cwd=working,
+                    check=False,
+                )
         except OSError as error:
             reason = f"{arguments[0][:200]!r}: {error.strerror or error}"
             raise TaskFailedError(f"the peer cannot start {reason}", hint="Name a program that peers have.") from error
@@ -138,5 +149,14 @@ def run_program(arguments: Sequence[str], given: bytes, working: Path) -> dict[s
 
 def _end_of(file: int) -> tuple[bytes, bool]:
     length = os.fstat(file).st_size
-    start = max(0, length - MAX_KEPT)
-    return os.pread(file, MAX_KEPT, start), start > 0
+    start = max(0, length - most_kept())
+    kept = bytearray()
+    while piece := os.pread(file, length - start - len(kept), start + len(kept)):
+        kept += piece
+    return bytes(kept), start > 0
+
+
+def most_kept() -> int:
+    """Bytes of output that come back."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return MAX_KEPT if limit == resource.RLIM_INFINITY else max(MAX_KEPT, limit // KEPT_PART)

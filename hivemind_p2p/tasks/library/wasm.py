@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hivemind_p2p.errors import HivemindError, NotSerializableError, TaskFailedError, TaskMemoryError
 from hivemind_p2p.tasks import reading, values
-from hivemind_p2p.tasks.library.command import MAX_KEPT, problem_with
+from hivemind_p2p.tasks.library.command import most_kept, problem_with
+from hivemind_p2p.tasks.library.following import following
 from hivemind_p2p.tasks.spec import MAX_PAYLOAD_BYTES
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class WasmTask:
         status, value = 0, None
         try:
             instance = linker.instantiate(store, self._module(packed["module"]))
-            value = _call(store, instance, packed["function"], packed["parameters"])
+            with following(folder / "output", folder / "errors"):
+                value = _call(store, instance, packed["function"], packed["parameters"])
         except wasmtime.ExitTrap as ended:
             status = ended.code
         output, output_cut = _end_of(folder / "output")
@@ -241,8 +243,8 @@ def _trapped(trap: wasmtime.Trap) -> HivemindError:
 def _end_of(path: Path) -> tuple[bytes, bool]:
     length = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, length - MAX_KEPT))
-        return file.read(MAX_KEPT), length > MAX_KEPT
+        file.seek(max(0, length - most_kept()))
+        return file.read(), length > most_kept()
 
 
 def _unpack(payload: memoryview) -> dict[str, Any]:
