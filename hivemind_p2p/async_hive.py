@@ -60,7 +60,7 @@ class AsyncHive(TaskMethods):
         self._put_folder: Path | None = None
         self._put_count = itertools.count()
         self._open: set[JobListener] = set()
-        accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
+        accounts = self._book_of_accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
         self._book = JobBook(peer.folder / "jobs") if peer.settings.data is not None else None
         if self._book is not None:
             self._book.tidy()
@@ -308,7 +308,13 @@ class AsyncHive(TaskMethods):
 
     async def peers(self) -> PeerList:
         """Who is in the hive and what they lend."""
-        return PeerList(peer_rows(await self.peer.offers.offers(fresh=True), self.peer.peer_id))
+        offers = await self.peer.offers.offers(fresh=True)
+        try:
+            complaints = await self._book_of_accounts.complaints_about([offer.peer.peer_id for offer in offers])
+        except NetworkError as error:
+            _events.info("reputation_unknown", reason=error.message)
+            complaints = {}
+        return PeerList(peer_rows(offers, self.peer.peer_id, complaints))
 
     async def balance(self) -> Balance:
         """What the account has, and what is set aside for work under way."""

@@ -253,6 +253,24 @@ class AccountBook(Protocol):
         """
 
 
+class Reputation(Protocol):
+    """What accounts of the hive have complained of. `credits.client` is it."""
+
+    async def complaints_about(self, peers: Sequence[PeerId]) -> Mapping[PeerId, int]:
+        """How many accounts have complained lately of each peer's account; without those of which none has.
+
+        Raises:
+            BootstrapUnreachableError: Nobody is there to say.
+        """
+
+    async def complain(self, peer: PeerId, task_id: str) -> None:
+        """Tells that a peer was outvoted about a task.
+
+        Raises:
+            HivemindError: It is not taken, or nobody is there to take it.
+        """
+
+
 class WorkListener(Protocol):
     """Is told what becomes of work. Must not raise, and not wait."""
 

@@ -184,6 +184,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
         )
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
+        book = accounts or AccountClient(network, bootstrap.peer_id)
         offers = OfferService(network, directory, _own_offer(settings, identity, network))
         peer = Peer(
             identity=identity,
@@ -197,7 +198,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             accounts=accounts,
             purse=purse,
             till=till,
-            tasks=TaskClient(network, offers, purse, nursery, content),
+            tasks=TaskClient(network, offers, purse, nursery, content, book),
             models=ModelClient(network, content, offers, directory, purse),
             transport=transport,
             reachability=await _reach_out(settings, transport, bootstrap, offers, nursery),

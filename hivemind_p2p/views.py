@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -29,10 +29,16 @@ class PeerRow:
     serves_models: bool
     stages: tuple[StageOffer, ...]
     is_me: bool
+    complaints: int = 0
+
+    @property
+    def complaint(self) -> str:
+        """For people; empty where nobody complains."""
+        return f"  outvoted, say {self.complaints}" if self.complaints else ""
 
 
-def peer_rows(offers: Iterable[Offer], me: PeerId) -> list[PeerRow]:
-    """The offers as rows, ordered by name."""
+def peer_rows(offers: Iterable[Offer], me: PeerId, complaints: Mapping[PeerId, int] | None = None) -> list[PeerRow]:
+    """The offers as rows, ordered by name; with how many accounts complain of each one's account."""
     rows = [
         PeerRow(
             peer_id=offer.peer.peer_id,
@@ -44,6 +50,7 @@ def peer_rows(offers: Iterable[Offer], me: PeerId) -> list[PeerRow]:
             serves_models=offer.serves_models,
             stages=offer.stages,
             is_me=offer.peer.peer_id == me,
+            complaints=(complaints or {}).get(offer.peer.peer_id, 0),
         )
         for offer in offers
     ]
@@ -57,7 +64,7 @@ class PeerList(list[PeerRow]):
         lines = [f"{len(self)} peer{'' if len(self) == 1 else 's'}"]
         lines += [
             f"  {row.name:<12} …{row.peer_id[-6:]}  {row.cpus:g} cpus  {row.memory_bytes / 2**30:.1f} GiB  "
-            f"{stages_text(row.stages)}".rstrip()
+            f"{stages_text(row.stages)}{row.complaint}".rstrip()
             for row in self
         ]
         return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 Participants: a peer that wants an account, and this bootstrap. The transport has authenticated the peer's id.
 
-Messages: `AccountsRequest` (register, log in, or whose some peers are), answered by `AccountsAnswer` or a failure; one
-each a channel.
+Messages: `AccountsRequest` (register, log in, whose some peers are, what is complained of them, a complaint), answered
+by `AccountsAnswer` or a failure; one each a channel.
 
 Goals: a peer that knows the password is linked to the account, and its holds and earnings are the account's from then
 on; guessing is slow, by peer and by name; hashing never holds up anything else.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import trio
 
+from hivemind_bootstrap import reputation
 from hivemind_bootstrap.accounts import (
     ATTEMPTS_PER_NAME,
     ATTEMPTS_PER_PEER,
@@ -98,17 +99,33 @@ class AccountsService:
     async def _serve(self, channel: Channel) -> None:
         with trio.fail_after(REQUEST_DEADLINE):
             request, _ = await channel.receive(accounts_pb2.AccountsRequest)
-        if request.WhichOneof("request") == "accounts_of":
-            answer = accounts_pb2.AccountsAnswer(usernames=await self._owners(channel.remote, request.accounts_of))
-        else:
-            answer = accounts_pb2.AccountsAnswer(username=await self._linked(channel.remote, request))
+        answer = await self._answer_to(channel.remote, request)
         with trio.fail_after(REQUEST_DEADLINE):
             await channel.send(answer)
 
+    async def _answer_to(self, peer: PeerId, request: accounts_pb2.AccountsRequest) -> accounts_pb2.AccountsAnswer:
+        match request.WhichOneof("request"):
+            case "accounts_of":
+                return accounts_pb2.AccountsAnswer(usernames=await self._owners(peer, request.accounts_of))
+            case "complaints_about":
+                return accounts_pb2.AccountsAnswer(complaints=await self._complaints(peer, request.complaints_about))
+            case "complain":
+                await self._complain(peer, request.complain)
+                return accounts_pb2.AccountsAnswer()
+            case _:
+                return accounts_pb2.AccountsAnswer(username=await self._linked(peer, request))
+
+    async def _complaints(self, peer: PeerId, asked: accounts_pb2.Peers) -> list[int]:
+        names, now = _named(peer, asked), self._clock()
+        return await self._store.read(lambda db: reputation.complaints_about(db, names, now))
+
+    async def _complain(self, peer: PeerId, complaint: accounts_pb2.Complaint) -> None:
+        now, worker = self._clock(), PeerId(complaint.peer)
+        await self._store.write(lambda db: reputation.complain(db, peer, worker, complaint.task_id, now))
+        _events.info("complaint", by=peer, about=worker, task=complaint.task_id)
+
     async def _owners(self, peer: PeerId, asked: accounts_pb2.Peers) -> list[str]:
-        if len(asked.peers) > MOST_PEERS:
-            raise ProtocolError(f"peer {peer} asked whose {len(asked.peers)} peers are, more than {MOST_PEERS}")
-        names = [PeerId(name) for name in asked.peers]
+        names = _named(peer, asked)
         return await self._store.read(lambda db: [_username_of(db, name) or "" for name in names])
 
     async def _linked(self, peer: PeerId, request: accounts_pb2.AccountsRequest) -> str:
@@ -168,6 +185,12 @@ class AccountsService:
             return False
         stored = account.password_hash if account is not None else None
         return await trio.to_thread.run_sync(self._passwords.matches, stored, password, limiter=self._hashing)
+
+
+def _named(peer: PeerId, asked: accounts_pb2.Peers) -> list[PeerId]:
+    if len(asked.peers) > MOST_PEERS:
+        raise ProtocolError(f"peer {peer} asked about {len(asked.peers)} peers, more than {MOST_PEERS}")
+    return [PeerId(name) for name in asked.peers]
 
 
 def _username_of(database: Database, peer: PeerId) -> str | None:

@@ -84,6 +84,12 @@ class Database:
         with self._engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes, one at a time."""
+        with self._writer.begin() as connection:
+            yield connection
+
     # -- accounts ----------------------------------------------------------------------------------------------------
 
     def account_named(self, username: str) -> Account | None:

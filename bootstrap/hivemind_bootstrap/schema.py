@@ -96,6 +96,19 @@ receipts = Table(
     Column("signed", LargeBinary, nullable=False),
 )
 
+# What accounts say of others' peers. No part of the ledger: nothing is paid or taken for it.
+complaints = Table(
+    "complaints",
+    metadata,
+    Column("by_account", ForeignKey("accounts.id"), primary_key=True),
+    Column("peer_id", String(64), primary_key=True),
+    Column("task_id", String(64), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("made_at", Float, nullable=False),
+    Index("complaints_about", "account_id", "made_at"),
+    Index("complaints_by", "by_account", "made_at"),
+)
+
 # The ledger is written once: what went wrong is put right by another transfer, never by a change.
 WRITTEN_ONCE = tuple(
     f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import trio
 
@@ -92,14 +93,43 @@ class LedgerOverview:
     transfers: int
 
 
+Answer = TypeVar("Answer")
+
+
+class _Kept(Generic[Answer]):
+    """Answers about peers, kept for a while."""
+
+    def __init__(self, bootstrap: PeerId) -> None:
+        self._bootstrap = bootstrap
+        self._known: dict[PeerId, Answer] = {}
+        self._since = -math.inf
+
+    async def get(
+        self, peers: Sequence[PeerId], ask_about: Callable[[Sequence[PeerId]], Awaitable[Sequence[Answer]]]
+    ) -> dict[PeerId, Answer]:
+        """The answers about some peers, which are asked for where they are not known."""
+        now = trio.current_time()
+        if now - self._since > OWNERS_SECONDS:
+            self._known.clear()
+            self._since = now
+        unknown = [peer for peer in dict.fromkeys(peers) if peer not in self._known]
+        for start in range(0, len(unknown), MOST_OWNERS):
+            asked = unknown[start : start + MOST_OWNERS]
+            answers = await ask_about(asked)
+            if len(answers) != len(asked):
+                raise ProtocolError(f"the bootstrap {self._bootstrap} answered about another number of peers")
+            self._known.update(zip(asked, answers, strict=True))
+        return {peer: self._known[peer] for peer in peers if peer in self._known}
+
+
 class AccountClient:
     """Asks the bootstrap about accounts. Every method raises `BootstrapUnreachableError` where it is away."""
 
     def __init__(self, network: Network, bootstrap: PeerId) -> None:
         self._network = network
         self._bootstrap = bootstrap
-        self._owners: dict[PeerId, str] = {}
-        self._owners_since = -math.inf
+        self._owners: _Kept[str] = _Kept(bootstrap)
+        self._complaints: _Kept[int] = _Kept(bootstrap)
 
     async def register(self, username: str, password: str) -> str:
         """Makes an account and links this peer to it; returns the username as it is kept.
@@ -126,19 +156,38 @@ class AccountClient:
 
         The answers are kept for `OWNERS_SECONDS`.
         """
-        now = trio.current_time()
-        if now - self._owners_since > OWNERS_SECONDS:
-            self._owners.clear()
-            self._owners_since = now
-        unknown = [peer for peer in dict.fromkeys(peers) if peer not in self._owners]
-        for start in range(0, len(unknown), MOST_OWNERS):
-            asked = unknown[start : start + MOST_OWNERS]
-            request = accounts_pb2.AccountsRequest(accounts_of=accounts_pb2.Peers(peers=asked))
-            answer = await ask(self._network, self._bootstrap, ACCOUNTS_PROTOCOL, request, accounts_pb2.AccountsAnswer)
-            if len(answer.usernames) != len(asked):
-                raise ProtocolError(f"the bootstrap {self._bootstrap} named another number of accounts than asked for")
-            self._owners.update(zip(asked, answer.usernames, strict=True))
-        return {peer: owner for peer in peers if (owner := self._owners.get(peer))}
+        found = await self._owners.get(peers, self._ask_owners)
+        return {peer: owner for peer, owner in found.items() if owner}
+
+    async def _ask_owners(self, asked: Sequence[PeerId]) -> Sequence[str]:
+        request = accounts_pb2.AccountsRequest(accounts_of=accounts_pb2.Peers(peers=asked))
+        return (await self._ask(request)).usernames
+
+    async def complaints_about(self, peers: Sequence[PeerId]) -> dict[PeerId, int]:
+        """How many accounts have complained lately of each peer's account; without those of which none has.
+
+        The answers are kept for `OWNERS_SECONDS`.
+        """
+        found = await self._complaints.get(peers, self._ask_complaints)
+        return {peer: count for peer, count in found.items() if count}
+
+    async def _ask_complaints(self, asked: Sequence[PeerId]) -> Sequence[int]:
+        request = accounts_pb2.AccountsRequest(complaints_about=accounts_pb2.Peers(peers=asked))
+        return (await self._ask(request)).complaints
+
+    async def complain(self, peer: PeerId, task_id: str) -> None:
+        """Tells that a peer was outvoted about a task.
+
+        Raises:
+            AccountRequiredError: One of the two is linked to no account.
+            ProtocolError: Nothing was ever set aside for that peer.
+            BusyError: This account has complained enough for a day.
+        """
+        complaint = accounts_pb2.Complaint(peer=peer, task_id=task_id)
+        await self._ask(accounts_pb2.AccountsRequest(complain=complaint))
+
+    async def _ask(self, request: accounts_pb2.AccountsRequest) -> accounts_pb2.AccountsAnswer:
+        return await ask(self._network, self._bootstrap, ACCOUNTS_PROTOCOL, request, accounts_pb2.AccountsAnswer)
 
     async def balance(self) -> Balance:
         """What the account has.

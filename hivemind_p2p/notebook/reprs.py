@@ -102,10 +102,13 @@ def peers_html(peers: PeerList) -> str:
             f"{row.memory_bytes / 2**30:.1f} GiB",
             ", ".join(row.task_types),
             stages_text(row.stages) or ("any model" if row.serves_models else ""),
+            str(row.complaints or ""),
         )
         for row in peers
     ]
-    return table("Peers", ("name", "peer", "cpus", "memory", "tasks", "serves"), rows, note=str(len(rows)))
+    columns = ("name", "peer", "cpus", "memory", "tasks", "serves", "outvoted, say accounts")
+    shown = len(columns) if any(row.complaints for row in peers) else -1
+    return table("Peers", columns[:shown], [row[:shown] for row in rows], note=str(len(rows)))
 
 
 def contents_html(contents: ContentList) -> str:

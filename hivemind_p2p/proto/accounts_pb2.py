@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hivemind_p2p/proto/accounts.proto\x12\x11hivemind.accounts\"1\n\x0b\x43redentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\xb2\x01\n\x0f\x41\x63\x63ountsRequest\x12\x32\n\x08register\x18\x01 \x01(\x0b\x32\x1e.hivemind.accounts.CredentialsH\x00\x12/\n\x05login\x18\x02 \x01(\x0b\x32\x1e.hivemind.accounts.CredentialsH\x00\x12/\n\x0b\x61\x63\x63ounts_of\x18\x03 \x01(\x0b\x32\x18.hivemind.accounts.PeersH\x00\x42\t\n\x07request\"\x16\n\x05Peers\x12\r\n\x05peers\x18\x01 \x03(\t\"5\n\x0e\x41\x63\x63ountsAnswer\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x11\n\tusernames\x18\x02 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hivemind_p2p/proto/accounts.proto\x12\x11hivemind.accounts\"1\n\x0b\x43redentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\x9a\x02\n\x0f\x41\x63\x63ountsRequest\x12\x32\n\x08register\x18\x01 \x01(\x0b\x32\x1e.hivemind.accounts.CredentialsH\x00\x12/\n\x05login\x18\x02 \x01(\x0b\x32\x1e.hivemind.accounts.CredentialsH\x00\x12/\n\x0b\x61\x63\x63ounts_of\x18\x03 \x01(\x0b\x32\x18.hivemind.accounts.PeersH\x00\x12\x34\n\x10\x63omplaints_about\x18\x04 \x01(\x0b\x32\x18.hivemind.accounts.PeersH\x00\x12\x30\n\x08\x63omplain\x18\x05 \x01(\x0b\x32\x1c.hivemind.accounts.ComplaintH\x00\x42\t\n\x07request\"*\n\tComplaint\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"\x16\n\x05Peers\x12\r\n\x05peers\x18\x01 \x03(\t\"I\n\x0e\x41\x63\x63ountsAnswer\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x11\n\tusernames\x18\x02 \x03(\t\x12\x12\n\ncomplaints\x18\x03 \x03(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDENTIALS']._serialized_start=56
   _globals['_CREDENTIALS']._serialized_end=105
   _globals['_ACCOUNTSREQUEST']._serialized_start=108
-  _globals['_ACCOUNTSREQUEST']._serialized_end=286
-  _globals['_PEERS']._serialized_start=288
-  _globals['_PEERS']._serialized_end=310
-  _globals['_ACCOUNTSANSWER']._serialized_start=312
-  _globals['_ACCOUNTSANSWER']._serialized_end=365
+  _globals['_ACCOUNTSREQUEST']._serialized_end=390
+  _globals['_COMPLAINT']._serialized_start=392
+  _globals['_COMPLAINT']._serialized_end=434
+  _globals['_PEERS']._serialized_start=436
+  _globals['_PEERS']._serialized_end=458
+  _globals['_ACCOUNTSANSWER']._serialized_start=460
+  _globals['_ACCOUNTSANSWER']._serialized_end=533
 # @@protoc_insertion_point(module_scope)

@@ -129,6 +129,8 @@ class Screen:
         ended.append(f", {count(work.failed)} failed", style="yellow" if work.failed else "dim")
         if work.cancelled:
             ended.append(f", {count(work.cancelled)} cancelled")
+        if work.rejected:
+            ended.append(f", {count(work.rejected)} outvoted", style="bold red")
         running = Text(f"{count(work.running)} run", style="bold" if work.running else "dim")
         running.append(f", {count(work.waiting)} wait", style="" if work.waiting else "dim")
         rows = [

@@ -55,6 +55,7 @@ class Work:
     """What came of tasks since the start.
 
     Attributes:
+        rejected: Results that callers found wrong, and did not pay.
         history: Tasks that ended in each of the last seconds, the newest last.
     """
 
@@ -63,6 +64,7 @@ class Work:
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
+    rejected: int = 0
     history: tuple[int, ...] = ()
 
 
@@ -185,6 +187,7 @@ class Watcher:
             completed=tasks.completed,
             failed=tasks.failed,
             cancelled=tasks.cancelled,
+            rejected=tasks.rejected,
             history=tuple(self._history),
         )
 

@@ -14,6 +14,7 @@ _WORDS: Final[dict[tuple[str, str], str]] = {
     ("executor", "child_not_started"): "no child process could be started: {error}",
     ("tasks", "task_cancelled"): "{caller} cancelled a task",
     ("tasks", "task_unpaid"): "{caller} did not pay",
+    ("tasks", "result_rejected"): "{caller} found a result wrong that other peers agreed about, and does not pay it",
     ("directory", "joined"): "joined the hive, {peers} peers are near",
     ("directory", "rejoined"): "the bootstrap is back",
     ("till", "settlement_failed"): "not settled yet: {reason}",

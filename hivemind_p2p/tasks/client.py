@@ -38,7 +38,7 @@ from hivemind_p2p.errors import (
     TaskTimeoutError,
     VoucherError,
 )
-from hivemind_p2p.interfaces import Content, Network, OfferBook, Payer
+from hivemind_p2p.interfaces import Content, Network, OfferBook, Payer, Reputation
 from hivemind_p2p.tasks.course import Course
 from hivemind_p2p.tasks.deadlines import Deadlines
 from hivemind_p2p.tasks.demand import Demand
@@ -77,6 +77,7 @@ class TaskClient:
         payer: The purse; None where everything is free.
         nursery: Where the channels to workers live.
         content: The swarm, for results that are too large for a channel; None where none are taken.
+        reputation: Where peers that were wrong are told of, and known; None for nowhere.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class TaskClient:
         payer: Payer | None,
         nursery: trio.Nursery,
         content: Content | None = None,
+        reputation: Reputation | None = None,
     ) -> None:
         self._network = network
         self._payer = payer
         self._linked = LinkedValues(content) if content is not None else None
         self._nursery = nursery
-        self._dispatcher = Dispatcher(offers, nursery, self)
+        self._reputation = reputation
+        self._dispatcher = Dispatcher(offers, nursery, self, reputation)
         self._links: dict[PeerId, Link] = {}
         self._demands: dict[tuple[str, Needs, Credits, bool, bool, int], Demand] = {}
         self._last_demand: tuple[TaskSpec, Demand] | None = None
@@ -117,10 +120,18 @@ class TaskClient:
         self._dispatcher.submit(course)
         return course
 
-    def mistrust(self, peer: PeerId) -> None:
-        """Gives a peer no tasks for a while: it was wrong."""
+    def mistrust(self, peer: PeerId, task_id: str) -> None:
+        """Gives a peer no tasks for a while, and tells the bootstrap: it was wrong about this one."""
         self._counts["mistrusted"] += 1
         self._dispatcher.leave_alone(peer, MISTRUST)
+        if self._reputation is not None:
+            self._nursery.start_soon(self._complain, self._reputation, peer, task_id)
+
+    async def _complain(self, reputation: Reputation, peer: PeerId, task_id: str) -> None:
+        try:
+            await reputation.complain(peer, task_id)
+        except HivemindError as error:
+            _events.info("complaint_not_taken", peer=peer, task=task_id, reason=error.message)
 
     def go_on(self) -> None:
         """Gives tasks that were started to peers."""

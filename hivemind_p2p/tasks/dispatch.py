@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 import trio
 
+from hivemind_p2p import telemetry
 from hivemind_p2p.errors import BusyError, HivemindError, NetworkError, NoPeerError
-from hivemind_p2p.interfaces import OfferBook
+from hivemind_p2p.interfaces import OfferBook, Reputation
 from hivemind_p2p.tasks.course import Course
 from hivemind_p2p.tasks.matching import AskBack, Copy, Decision, Matching, Placed
 from hivemind_p2p.tasks.standing import Data
@@ -19,9 +20,14 @@ from hivemind_p2p.types import Offer, PeerId
 REFRESH: Final = 2.0
 """Seconds after which the offers are looked at again while tasks wait: new peers get work soon."""
 
+ASK_REPUTATION: Final = 60.0
+"""Seconds after which the bootstrap is asked again what is complained of peers, while there are tasks."""
+
 PATIENCE: Final = 30.0
 """Seconds that a task waits for a peer where there was one for it, or for one like it, a moment ago: so long a restart
 takes on a busy machine, or another peer in coming."""
+
+_events = telemetry.source("tasks")
 
 LARGE_PART: Final = 64 << 10
 """Bytes from which it matters where a shared part lies already."""
@@ -53,9 +59,14 @@ class Dispatcher:
         offers: Who lends what.
         nursery: Where looking at offers goes on.
         placer: Does what was decided.
+        reputation: Knows what is complained of peers; None where nobody does.
     """
 
-    def __init__(self, offers: OfferBook, nursery: trio.Nursery, placer: Placer) -> None:
+    def __init__(
+        self, offers: OfferBook, nursery: trio.Nursery, placer: Placer, reputation: Reputation | None = None
+    ) -> None:
+        self._reputation = reputation
+        self._asked_at = -math.inf
         self._offers = offers
         self._nursery = nursery
         self._placer = placer
@@ -186,9 +197,23 @@ class Dispatcher:
             if (round_trip := self._placer.round_trip(peer)) is not None:
                 self._matching.set_round_trip(peer, round_trip)
         self._looked_at = trio.current_time()
+        if self._reputation is not None and self._looked_at - self._asked_at >= ASK_REPUTATION:
+            self._asked_at = self._looked_at
+            self._nursery.start_soon(self._ask_reputation, self._reputation)
         for course in again.values():
             if course.ticket in self._waiting:
                 self.submit(course)
+
+    async def _ask_reputation(self, reputation: Reputation) -> None:
+        """Learns what others complain of; tasks go on meanwhile, and also where nobody answers."""
+        peers = sorted(self._peers)
+        try:
+            complaints = await reputation.complaints_about(peers)
+        except HivemindError as error:
+            _events.info("reputation_unknown", reason=error.message)
+            return
+        for peer in peers:
+            self._matching.set_complaints(peer, complaints.get(peer, 0))
 
     async def _sleep(self) -> None:
         now = trio.current_time()

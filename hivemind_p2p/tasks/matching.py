@@ -170,6 +170,12 @@ class Matching:
         if standing is not None:
             standing.round_trip = seconds
 
+    def set_complaints(self, peer: PeerId, accounts: int) -> None:
+        """So many accounts complain of a peer's account, says the bootstrap."""
+        standing = self._peers.get(peer)
+        if standing is not None and standing.complaints != accounts:
+            standing.complained(accounts)
+
     def submit(self, ticket: int, demand: Demand, family: Hashable = None, data: Data = ()) -> None:
         """Puts a task at the end of its line.
 

@@ -20,6 +20,10 @@ the peer and back take."""
 MOST_LEAD: Final = 512
 """Tasks sent ahead for each cpu at most."""
 
+COMPLAINT: Final = 4.0
+"""Tasks that a peer counts as having lost for each account that complains of its own: with one, two of three are
+expected to do well, until it is known better."""
+
 FORGETTING: Final = 0.75
 """How much of a peer's old time for a task stays when one took less. One that took more replaces it at once."""
 
@@ -96,6 +100,7 @@ class Standing:
         streak: Failures since it last did something well.
         well: Tasks that it did well, the old ones counting less.
         badly: Tasks that it lost.
+        complaints: Accounts that complain of its account.
         reliability: The share of tasks that it does well, between 0 and 1.
         recent: Seconds that a task took lately, the longest counting most.
         round_trip: Seconds to it and back.
@@ -111,6 +116,7 @@ class Standing:
     streak: int = 0
     well: float = BENEFIT
     badly: float = 0.0
+    complaints: int = 0
     reliability: float = 1.0
     recent: float | None = None
     round_trip: float = 0.0
@@ -161,6 +167,12 @@ class Standing:
         self.streak += 1
         self.well *= MEMORY
         self.badly = self.badly * MEMORY + 1.0
+        self.reliability = self.well / (self.well + self.badly)
+
+    def complained(self, accounts: int) -> None:
+        """So many accounts complain of its account."""
+        self.badly += COMPLAINT * max(0, accounts - self.complaints)
+        self.complaints = accounts
         self.reliability = self.well / (self.well + self.badly)
 
     def transfer_seconds(self, data: Data) -> float:

@@ -3,7 +3,8 @@
 Participants: the caller's `TaskClient`; the workers; the bootstrap, which says whose each of them is.
 Goals:
     - A wrong result of one account, however many peers it runs, is not taken.
-    - Who agreed is paid; who did not is not, and gets no more work for a while. Before the verdict nobody is paid.
+    - Who agreed is paid; who did not is not, gets no more work for a while, and the bootstrap is told, which tells
+      others. Before the verdict nobody is paid.
 Non-goals: finding out who is right where nobody agrees.
 """
 
@@ -212,7 +213,7 @@ class VerifiedTask:
         for copy in self._copies:
             self._judge(copy, accepted=copy.peer in right)
         for answer in verdict.minority:
-            self._client.mistrust(answer.peer)
+            self._client.mistrust(answer.peer, self._spec.task_id)
             _events.warning("answer_outvoted", task=self._spec.task_id, peer=answer.peer)
         if verdict.answer.error:
             self._fail(self._failures[verdict.answer.peer])

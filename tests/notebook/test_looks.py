@@ -31,6 +31,12 @@ def test_names_of_strangers_are_escaped():
     assert "&lt;script&gt;" in html
 
 
+def test_who_was_outvoted_is_marked_and_else_there_is_no_column():
+    assert "outvoted" not in reprs.peers_html(PeerList([row()]))
+    assert "outvoted, say accounts" in reprs.peers_html(PeerList([row(), row(complaints=3)]))
+    assert "outvoted, say 3" in repr(PeerList([row(complaints=3)]))
+
+
 def test_peers_are_a_table():
     html = reprs.peers_html(PeerList([row(is_me=True)]))
     assert "peer-1 (me)" in html

@@ -271,8 +271,10 @@ class Hive:
         self.book.all = [each.offer for each in self.workers]
 
 
-def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", accounts=None, swarm=None, **network_arguments):
-    network = MemoryNetwork(**network_arguments)
+def _make_hive(
+    nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", accounts=None, swarm=None, reputation=None, **network
+):
+    network = MemoryNetwork(**network)
     seeds = [bytes([number]) * 32 for number in range(1, count + 1)]
     workers = [_make_worker(network, nursery, seed, paid, cpus, accounts, swarm) for seed in seeds]
     router = Router(network.join(CALLER), nursery)
@@ -280,7 +282,7 @@ def _make_hive(nursery, count=1, *, paid=False, cpus=1.0, hold=b"hold", accounts
         router.learn(worker.offer.peer)
     book = FixedBook(worker.offer for worker in workers)
     purse = FakePurse(hold) if paid else None
-    client = TaskClient(router, book, purse, nursery, swarm.of("caller") if swarm is not None else None)
+    client = TaskClient(router, book, purse, nursery, swarm.of("caller") if swarm is not None else None, reputation)
     return Hive(network, workers, router, book, client, purse)
 
 

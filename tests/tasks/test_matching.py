@@ -319,6 +319,26 @@ def test_an_account_that_fills_the_line_does_not_shut_out_others_however_many_ca
         admission.check(Needs(), 0, None, BOB)
 
 
+def test_peers_of_whom_accounts_complain_come_later_until_they_have_done_well():
+    matching = Matching()
+    matching.offers_changed([offer("a"), offer("b")])
+    matching.set_complaints(PeerId("a"), 2)
+    matching.set_complaints(PeerId("a"), 2)  # the same again weighs no more
+    matching.set_complaints(PeerId("nobody"), 2)
+
+    def place(ticket):
+        matching.submit(ticket, demand())
+        (placed,) = matching.decide(0.0)
+        return placed.offer.peer.peer_id
+
+    assert place(1) == "b"
+    matching.released(1, 1.0, 1.0)
+    assert matching._peers[PeerId("a")].reliability == 0.5
+    for _ in range(100):
+        matching._peers[PeerId("a")].took(1.0)
+    assert matching._peers[PeerId("a")].reliability > 0.95
+
+
 def test_short_tasks_are_sent_ahead_and_those_that_must_not_be_lost_are_not():
     matching, once = Matching(), demand(idempotent=False)
     matching.offers_changed([offer("a")])

@@ -7,6 +7,7 @@ import trio
 
 from hivemind_p2p.errors import (
     AccountRequiredError,
+    BootstrapUnreachableError,
     DisagreementError,
     NoPeerError,
     ProtocolError,
@@ -91,6 +92,52 @@ async def test_two_peers_agree_and_both_are_paid(nursery, make_hive, autojump_cl
     await trio.sleep(30)
     assert sum(hive.purse.paid.values()) == 2 * 2100
     hive.assert_nothing_is_set_aside()
+
+
+class FakeReputation:
+    def __init__(self, complaints=None, error=None):
+        self.complaints, self.error, self.heard = complaints or {}, error, []
+
+    async def complaints_about(self, peers):
+        if self.error is not None:
+            raise self.error
+        return self.complaints
+
+    async def complain(self, peer, task_id):
+        if self.error is not None:
+            raise self.error
+        self.heard.append((peer, task_id))
+
+
+async def test_the_bootstrap_is_told_who_was_outvoted(nursery, make_hive, autojump_clock):
+    reputation = FakeReputation()
+    hive = make_hive(nursery, 3, paid=True, reputation=reputation)
+    liar = min(hive.workers, key=lambda worker: worker.peer_id)
+    answers(liar, "a lie")
+    listener, _ = start(special(hive, nursery, ["ada", "bob", "eve"]), verify=QUORUM)
+    assert (await listener.value()).value == "hello"
+    await trio.sleep(1)
+    assert reputation.heard == [(liar.peer_id, "t")]
+    reputation.error = BootstrapUnreachableError("it is away")
+    answers(liar, "another lie")
+    await trio.sleep(700)
+    listener, _ = start(special(hive, nursery, ["ada", "bob", "eve"]), verify=QUORUM)
+    assert (await listener.value()).value == "hello"
+
+
+async def test_what_others_complain_of_is_asked_and_weighs(nursery, make_hive, autojump_clock):
+    reputation = FakeReputation()
+    hive = make_hive(nursery, 2, reputation=reputation)
+    first, second = sorted(worker.peer_id for worker in hive.workers)  # the first among equals
+    reputation.complaints = {first: 2}
+    await hive.run("hello")
+    hive.states.clear()
+    await hive.run("hello")
+    assert {peer for _, peer in hive.states} == {None, second}
+    reputation.complaints = {}
+    await trio.sleep(200)
+    for _ in range(2):
+        assert (await hive.run("hello")).value == "hello"
 
 
 async def test_who_is_outvoted_is_not_paid_and_gets_no_more_work(nursery, make_hive, autojump_clock):
