@@ -110,12 +110,12 @@ class ContentStore:
 
     def _hold(self, piece: int) -> None:
         if self.held.add(piece):
-            self.held_bytes += self.manifest.piece(piece).length
+            self.held_bytes += self.manifest.length_of(piece)
 
     def _drop(self, piece: int) -> bool:
         if not self.held.discard(piece):
             return False
-        self.held_bytes -= self.manifest.piece(piece).length
+        self.held_bytes -= self.manifest.length_of(piece)
         return True
 
     @property
@@ -190,16 +190,17 @@ class ContentStore:
 
     def read_now(self, blocks: Sequence[Block], memory: memoryview) -> bool:
         """The same where it does not block: all blocks are in the system's memory. False if not, or on any doubt."""
+        spans = [self.manifest.piece(block.piece) for block in blocks]
         if self._no_wait is None or not self._lock.acquire(blocking=False):
             return False
         try:
-            opened = {file.path: self._open_trusted(file) for file in self._files_of(blocks)}
+            files = {span.file.path: span.file for span in spans}
+            opened = {path: self._open_trusted(file) for path, file in files.items()}
         finally:
             self._lock.release()
         filled = 0
         try:
-            for block in blocks:
-                span = self.manifest.piece(block.piece)
+            for block, span in zip(blocks, spans, strict=True):
                 descriptor = opened[span.file.path]
                 place = memory[filled : filled + block.length]
                 if descriptor is None or block.piece not in self.held or block.begin + block.length > span.length:
@@ -217,9 +218,6 @@ class ContentStore:
                 if descriptor is not None:
                     os.close(descriptor)
         return True
-
-    def _files_of(self, blocks: Sequence[Block]) -> Iterator[ManifestFile]:
-        return (self.manifest.piece(block.piece).file for block in blocks)
 
     def _open_trusted(self, file: ManifestFile) -> int | None:
         try:

@@ -178,6 +178,27 @@ def test_a_disk_that_is_full_in_a_batch_keeps_what_was_written_before(manifest, 
     assert store.write_batch(batch[len(right) :]) == ([True, True], None)
 
 
+def test_reading_many_blocks_of_a_file_opens_it_once_and_closes_it(manifest, tmp_path, pieces, monkeypatch):
+    store = filled(manifest, tmp_path, pieces, [0, 1, 2, 4])
+    opened, closed = [], []
+    real_open, real_close = os.open, os.close
+
+    def noted_open(*args, **kwargs):
+        opened.append(real_open(*args, **kwargs))
+        return opened[-1]
+
+    def noted_close(descriptor):
+        closed.append(descriptor)
+        real_close(descriptor)
+
+    monkeypatch.setattr(os, "open", noted_open)
+    monkeypatch.setattr(os, "close", noted_close)
+    blocks = [Block(0, 0, 8), Block(1, 0, 8), Block(2, 0, 8), Block(4, 0, 8)]
+    store.read_now(blocks, memoryview(bytearray(32)))
+    assert len(opened) <= 2, "one a file"
+    assert sorted(opened) == sorted(closed)
+
+
 def test_reading_without_waiting_gives_the_same_or_nothing(manifest, tmp_path, pieces):
     store = filled(manifest, tmp_path, pieces, [0, 1, 4])
     memory = memoryview(bytearray(2 * BLOCK + 8))
