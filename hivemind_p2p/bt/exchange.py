@@ -132,7 +132,7 @@ class Exchange:
         )
         self.member = Member(
             own,
-            Shape(manifest.pieces, manifest.piece_length, lambda piece: manifest.piece(piece).length),
+            Shape(manifest.pieces, manifest.piece_length, manifest.length_of),
             banned=content.banned,
             order=order,
             slots=limits.slots,

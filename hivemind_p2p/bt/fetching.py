@@ -101,7 +101,7 @@ class Fetch:
         self._announce: Callable[[], Awaitable[None]] | None = announce
         self._progress = progress
         self._done_bytes = wish.had_bytes
-        self._wanted_bytes = wish.had_bytes + sum(self._manifest.piece(piece).length for piece in wish.missing)
+        self._wanted_bytes = wish.had_bytes + sum(map(self._manifest.length_of, wish.missing))
         self._attempts: dict[PeerId, _Attempts] = {}
         self._dialling: set[PeerId] = set()
         self._done = trio.Event()
@@ -240,7 +240,7 @@ class Fetch:
                 self._exchange.perform(self._member.corrupt(peer, piece, trio.current_time()))
                 continue
             stored.append(piece)
-            length = self._manifest.piece(piece).length
+            length = self._manifest.length_of(piece)
             self._content.downloaded_bytes += length
             self._done_bytes += length
             self._attempts.setdefault(peer, _Attempts()).count = 0

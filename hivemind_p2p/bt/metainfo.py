@@ -158,6 +158,18 @@ class Manifest:
             expected=layer[index * HASH : (index + 1) * HASH],
         )
 
+    def length_of(self, number: int) -> int:
+        """Bytes of piece `number`: what `piece` says, and quicker.
+
+        Raises:
+            IndexError: There is no such piece.
+        """
+        file = self._filled[bisect_right(self._starts, number) - 1]
+        index = number - file.first_piece
+        if not 0 <= index < file.pieces:
+            raise IndexError(f"there is no piece {number} of {self.pieces}")
+        return min(self.piece_length, file.length - index * self.piece_length)
+
     def has(self, path: str) -> bool:
         """Whether there is a file at a path."""
         return path in self._by_path

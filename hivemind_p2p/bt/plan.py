@@ -36,7 +36,7 @@ class Plan:
 
     def length_of(self, pieces: Iterable[int]) -> int:
         """Bytes of some pieces."""
-        return sum(self.manifest.piece(piece).length for piece in pieces)
+        return sum(map(self.manifest.length_of, pieces))
 
 
 def make_plan(manifest: Manifest, *, wanted: Wanted | None, first: Wanted | None, to: Path | None) -> Plan:

@@ -81,7 +81,7 @@ class Reader:
             return b""
         index, begin = divmod(offset, self._manifest.piece_length)
         piece = self._file.first_piece + index
-        length = min(size, self._manifest.piece(piece).length - begin)
+        length = min(size, self._manifest.length_of(piece) - begin)
         self._jumped |= piece not in (self._at, self._at + 1)
         self._at = piece
         store = (await self._wait_for(piece)).store

@@ -40,8 +40,9 @@ MOST_PLAINTEXT: Final = (1 << 16) - 1 - TAG_BYTES
 """Bytes of plaintext in one packet: the length has 16 bits and counts the tag."""
 
 LONGEST_PACKET: Final = LENGTH_BYTES + MOST_PLAINTEXT + TAG_BYTES
-ROOM_BYTES: Final = 4 * LONGEST_PACKET
-"""What is encrypted before it is sent: large enough that a system call costs little, small enough for the cache."""
+ROOM_BYTES: Final = 4 * LONGEST_PACKET + 1024
+"""What is encrypted before it is sent: large enough that a system call costs little, small enough for the cache. Four
+full packets and a small one, as a muxer makes them of its largest frame and its head."""
 
 WORTH_JOINING: Final = 16 * 1024
 """Bytes up to which copying a part into a packet with others costs less than a packet of its own: about a microsecond

@@ -20,8 +20,9 @@ from hivemind_p2p.net.noise_packets import ROOM_BYTES
 if TYPE_CHECKING:
     from libp2p.abc import IRawConnection
 
-READ_BYTES: Final = 256 * 1024
-"""Bytes asked for at once: four large packets. More does not stay in the processor's cache."""
+READ_BYTES: Final = ROOM_BYTES
+"""Bytes asked for at once: what the other side sends at once, so that no packet is cut where it is read as it comes.
+More does not stay in the processor's cache."""
 
 SPARE_ROOMS: Final = 4
 """Rooms for sending that are kept for the next one. More are in use only while as many sockets are full."""

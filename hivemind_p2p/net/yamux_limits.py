@@ -23,8 +23,9 @@ WIDE_BYTES: Final = 64 << 20
 MOST_UNREAD: Final = 64 << 20
 """Bytes that a peer can make this side hold: as much as eight streams at full width."""
 
-LARGEST_FRAME: Final = 128 * 1024
-"""Bytes of data in a frame that is sent: two packets of Noise; a small message waits for no more than this."""
+LARGEST_FRAME: Final = 4 * 65_519
+"""Bytes of data in a frame that is sent: four packets of Noise, none of which is a small rest. A small message waits
+for no more than this. It is less than the first window."""
 
 MOST_STREAMS: Final = 1024
 """Streams that the other side may have open at once; what one service takes is the router's business."""

@@ -61,9 +61,12 @@ def test_pieces_are_numbered_through_and_never_span_files(manifest):
         ("b.bin", 5 * BLOCK, 1),
         ("z", 0, BLOCK),
     ]
+    assert [manifest.length_of(number) for number in range(9)] == [span.length for span in spans]
     for number in (-1, 9):
         with pytest.raises(IndexError):
             manifest.piece(number)
+        with pytest.raises(IndexError):
+            manifest.length_of(number)
 
 
 def test_wanted_ranges_become_pieces(manifest):
