@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from hivemind_p2p.sharding.service import StageService
     from hivemind_p2p.tasks.service import TaskService
     from hivemind_p2p.worker.executor import ChildExecutor
+    from hivemind_p2p.worker.gpus import Gpu
     from hivemind_p2p.worker.sandbox import SandboxName
 
 GOODBYE_DEADLINE = 3.0
@@ -315,20 +316,27 @@ def _half_of_the_memory() -> int:
     return int(psutil.virtual_memory().total // 2)
 
 
-async def _with_devices(offer: Offer, settings: Settings) -> Offer:
+async def _lent_gpus(settings: Settings) -> tuple[Gpu, ...]:
+    """The GPUs that tasks may have."""
+    if not settings.gpus:
+        return ()
+    from hivemind_p2p.worker import gpus
+    from hivemind_p2p.worker.reporter import gpus as report
+
+    found = gpus.find(await report())
+    if len(found) < settings.gpus:
+        _events.warning("gpus_missing", wanted=settings.gpus, found=len(found))
+    return found if settings.gpus < 0 else found[: settings.gpus]
+
+
+def _with_devices(offer: Offer, gpus: Sequence[Gpu]) -> Offer:
     """The offer with the GPUs and the disk that tasks may have."""
     from dataclasses import replace
 
-    from hivemind_p2p.worker.reporter import gpus
     from hivemind_p2p.worker.sandbox import SCRATCH_BYTES
 
-    wanted = settings.gpus and settings.sandbox == "none"
-    if settings.gpus and not wanted:
-        _events.warning("gpus_not_lent", reason="the walls around tasks hide them; see docs/en/sandbox.md")
-    found = await gpus() if wanted else ()
-    count = len(found) if settings.gpus < 0 else min(settings.gpus, len(found))
-    each = min((gpu.memory_bytes for gpu in found), default=0)
-    return replace(offer, gpus=count, gpu_memory_bytes=each, disk_bytes=SCRATCH_BYTES)
+    each = min((gpu.memory_bytes for gpu in gpus), default=0)
+    return replace(offer, gpus=len(gpus), gpu_memory_bytes=each, disk_bytes=SCRATCH_BYTES)
 
 
 async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Peer:
@@ -344,7 +352,8 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
     from hivemind_p2p.worker.readiness import Readiness
     from hivemind_p2p.worker.schedule import parse
 
-    own = await _with_devices(peer.offers.own, peer.settings)
+    gpus = await _lent_gpus(peer.settings)
+    own = _with_devices(peer.offers.own, gpus)
     peer.offers.prepare(own)
     readiness = Readiness(parse(peer.settings.schedule), only_when_idle=peer.settings.only_when_idle)
     executor = await stack.enter_async_context(
@@ -352,7 +361,7 @@ async def _lend(peer: Peer, stack: AsyncExitStack, nursery: trio.Nursery) -> Pee
             peer.folder / "work",
             slots=max(1, int(own.cpus)),
             memory_bytes=own.memory_bytes,
-            gpus=own.gpus,
+            gpus=gpus,
             sandbox=cast("SandboxName", peer.settings.sandbox),
             unsafe=peer.settings.unsafe,
         )

@@ -63,6 +63,7 @@ class _Examination:
             ("memory", lambda: machine_probes.memory(settings)),
             ("open files", machine_probes.open_files),
             ("sandbox", lambda: machine_probes.sandbox(settings.sandbox)),
+            ("cgroup", machine_probes.cgroup),
             ("torch", lambda: machine_probes.torch(settings.threads)),
             ("gpu", machine_probes.gpu),
             ("versions", machine_probes.versions),

@@ -89,7 +89,7 @@ Table = Sequence[Rule]
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "The hive": ("bootstrap", "hive key", "clock", "directory", "account"),
     "The network": ("port", "addresses", "reachability"),
-    "This machine": ("folder", "memory", "open files", "sandbox", "torch", "gpu", "versions"),
+    "This machine": ("folder", "memory", "open files", "sandbox", "cgroup", "torch", "gpu", "versions"),
 }
 """The checks in the order in which they are shown."""
 

@@ -20,6 +20,7 @@ _TABLES: Final[dict[type, tuple[str, Table]]] = {
     machine_facts.OpenFilesFact: ("open files", machine_findings.OPEN_FILES),
     machine_facts.PortFact: ("port", machine_findings.PORT),
     machine_facts.ReachabilityFact: ("reachability", machine_findings.REACHABILITY),
+    machine_facts.CgroupFact: ("cgroup", machine_findings.CGROUP),
     machine_facts.SandboxFact: ("sandbox", machine_findings.SANDBOX),
     machine_facts.TorchFact: ("torch", machine_findings.TORCH),
     machine_facts.VersionsFact: ("versions", machine_findings.VERSIONS),

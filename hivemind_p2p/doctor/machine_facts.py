@@ -161,13 +161,14 @@ class SandboxFact:
     """The walls around tasks.
 
     Attributes:
-        wanted: What the settings ask for: ``auto``, ``bubblewrap`` or ``none``.
-        linux: Whether this is a system that has bubblewrap.
-        installed: Whether the program is there.
+        wanted: What the settings ask for: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
+        linux: Whether this is a system that has walls.
+        installed: Whether what they are made with is there.
         works: Whether a task could be started behind its walls.
         own_user: Whether each task is a user of its own.
         switch: The kernel's setting that forbids it, as it should be.
         detail: What went wrong.
+        wall: Which walls work: ``bubblewrap`` or ``landlock``.
     """
 
     wanted: str
@@ -176,6 +177,22 @@ class SandboxFact:
     works: bool = False
     own_user: bool = False
     switch: str = ""
+    detail: str = ""
+    wall: str = "bubblewrap"
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupFact:
+    """Limits of the kernel's for a task and all that it starts.
+
+    Attributes:
+        linux: Whether this is a system that has them.
+        available: Whether a peer could set them.
+        detail: Why not, as the end of a sentence.
+    """
+
+    linux: bool
+    available: bool = False
     detail: str = ""
 
 

@@ -235,6 +235,12 @@ SANDBOX: Final = (
         "Leave out --sandbox none, unless you trust everybody in the hive.",
     ),
     Rule(
+        lambda fact: fact.works and fact.wall == "landlock",
+        Mark.WARNING,
+        "Tasks of others run behind walls (Landlock), not the strongest: they see no files of yours and no network.",
+        _BUBBLEWRAP,
+    ),
+    Rule(
         lambda fact: fact.works,
         Mark.WELL,
         "Tasks of others run behind walls (bubblewrap): they see no files of yours and no network.",
@@ -254,7 +260,7 @@ SANDBOX: Final = (
     Rule(
         lambda fact: not fact.installed,
         Mark.WARNING,
-        "The sandbox (bubblewrap) is not installed: tasks of others could read your files.",
+        "The sandbox (bubblewrap) is not installed, and no other works here: the peer will lend nothing.",
         _BUBBLEWRAP,
     ),
     Rule(
@@ -266,7 +272,7 @@ SANDBOX: Final = (
     Rule(
         lambda fact: bool(fact.switch),
         Mark.WARNING,
-        "The sandbox (bubblewrap) is not allowed to build its walls: tasks of others could read your files.",
+        "The sandbox (bubblewrap) is not allowed to build its walls, and no other works: the peer will lend nothing.",
         _SWITCH,
     ),
     Rule(
@@ -278,8 +284,27 @@ SANDBOX: Final = (
     Rule(
         always,
         Mark.WARNING,
-        "The sandbox (bubblewrap) does not work here, so tasks of others could read your files: {fact.detail}.",
+        "No sandbox works here, so the peer will lend nothing: {fact.detail}.",
         _NAMESPACES,
+    ),
+)
+
+CGROUP: Final = (
+    Rule(
+        lambda fact: fact.available,
+        Mark.WELL,
+        "The kernel limits the memory, the cores and the processes of each task as a whole.",
+    ),
+    Rule(
+        lambda fact: not fact.linux,
+        Mark.WELL,
+        "This system has no cgroups: tasks are limited process by process.",
+    ),
+    Rule(
+        always,
+        Mark.WARNING,
+        "Tasks are limited process by process only: {fact.detail}.",
+        "Run the peer as a systemd service with Delegate=yes; docs/en/sandbox.md says how.",
     ),
 )
 
@@ -305,7 +330,11 @@ TORCH: Final = (
 )
 
 GPU: Final = (
-    Rule(lambda fact: bool(fact.names), Mark.WELL, "There is a GPU ({fact.text}); this version does not use it yet."),
+    Rule(
+        lambda fact: bool(fact.names),
+        Mark.WELL,
+        "There is a GPU ({fact.text}): tasks may have it with --gpus -1; models do not use it yet.",
+    ),
     Rule(always, Mark.WELL, "There is no GPU; models run on the processor, as they all do in this version."),
 )
 

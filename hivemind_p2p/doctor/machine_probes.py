@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 
@@ -25,6 +25,7 @@ from hivemind_p2p.config import Settings
 from hivemind_p2p.data_folder import is_in_use
 from hivemind_p2p.doctor.machine_facts import (
     AddressesFact,
+    CgroupFact,
     FolderFact,
     GpuFact,
     MemoryFact,
@@ -177,12 +178,12 @@ async def open_files() -> OpenFilesFact:
 async def sandbox(wanted: str) -> SandboxFact:
     """Starts one task behind each kind of wall until one works, as a peer does when it starts."""
     from hivemind_p2p.worker.process import ChildProcess
-    from hivemind_p2p.worker.sandbox import this_machine, walls
+    from hivemind_p2p.worker.sandbox import SandboxName, this_machine, walls
 
     linux = sys.platform == "linux"
     if wanted == "none":
         return SandboxFact(wanted, linux)
-    possible = walls("bubblewrap", this_machine())
+    possible = walls(cast("SandboxName", wanted), this_machine())
     detail = ""
     with tempfile.TemporaryDirectory(prefix="hivemind-p2p-doctor-") as scratch:
         for wall in possible:
@@ -192,8 +193,20 @@ async def sandbox(wanted: str) -> SandboxFact:
                 detail = short(error.message)
                 continue
             await child.kill()
-            return SandboxFact(wanted, linux, installed=True, works=True, own_user=wall.own_user)
+            return SandboxFact(wanted, linux, installed=True, works=True, own_user=wall.own_user, wall=wall.name)
     return SandboxFact(wanted, linux, installed=bool(possible), switch=_switch() if possible else "", detail=detail)
+
+
+async def cgroup() -> CgroupFact:
+    """Whether a peer could have the kernel limit tasks as a whole. Changes nothing."""
+    from hivemind_p2p.worker import cgroups
+
+    linux = sys.platform == "linux"
+    try:
+        cgroups.find(only_look=True)
+    except cgroups.NoCgroupsError as error:
+        return CgroupFact(linux, detail=short(error))
+    return CgroupFact(linux, available=True)
 
 
 def _switch() -> str:

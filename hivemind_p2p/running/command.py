@@ -41,9 +41,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="What others see beside the peer id.")] = None,
     cpus: Annotated[float | None, typer.Option(help="Cores to lend; all by default.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory to lend, such as 8GiB; half by default.")] = None,
-    gpus: Annotated[
-        int | None, typer.Option(help="GPUs to lend to tasks, -1 for all; only with --sandbox none.")
-    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs to lend to tasks, each to one at a time; -1 for all.")] = None,
     location: Annotated[str | None, typer.Option(help="Where this is, for tasks that ask for a place.")] = None,
     software: Annotated[
         list[str] | None, typer.Option(help="What is here, for tasks that ask for it; may be repeated.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +26,13 @@ from typing import Final, Self
 import trio
 
 from hivemind_p2p import telemetry
-from hivemind_p2p.errors import SandboxError, TaskCrashedError, TaskError, TaskTimeoutError
+from hivemind_p2p.errors import SandboxError, TaskCrashedError, TaskError, TaskMemoryError, TaskTimeoutError
 from hivemind_p2p.interfaces import WorkListener
 from hivemind_p2p.tasks.spec import most_result_bytes
 from hivemind_p2p.types import Outcome, PeerId, Usage, Work
 from hivemind_p2p.worker import monitor
 from hivemind_p2p.worker.background import Background
+from hivemind_p2p.worker.gpus import Gpu
 from hivemind_p2p.worker.lanes import Close, Give, Key, Lanes, Open
 from hivemind_p2p.worker.limits import BASE_MEMORY
 from hivemind_p2p.worker.packets import LEFT_SOMETHING, PRINTED, BrokenFrameError, Reply
@@ -87,7 +88,7 @@ class ChildExecutor:
             the folder around it.
         slots: Children that work at once at most, and cpus that one task may ask for.
         memory_bytes: What all tasks that run at once may ask for.
-        gpus: GPUs that they may have.
+        gpus: GPUs that they may have, each task its own. A child that has some is not kept warm: it holds their memory.
         sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
         unsafe: Whether ``auto`` may run work without walls where no walls can be had.
 
@@ -101,7 +102,7 @@ class ChildExecutor:
         *,
         slots: int,
         memory_bytes: int,
-        gpus: int = 0,
+        gpus: Sequence[Gpu] = (),
         sandbox: SandboxName = "auto",
         unsafe: bool = False,
     ) -> None:
@@ -109,7 +110,8 @@ class ChildExecutor:
         self._results = folder / RESULTS
         self._slots = slots
         self._memory_bytes = memory_bytes
-        self._lanes = Lanes(float(slots), memory_bytes, gpus)
+        self._gpus = tuple(gpus)
+        self._lanes = Lanes(float(slots), memory_bytes, len(self._gpus))
         self._places: dict[int, Workplace] = {}
         self._place_of: dict[ChildProcess, Workplace] = {}
         self._runs: dict[int, Run] = {}
@@ -129,7 +131,7 @@ class ChildExecutor:
     @property
     def walls(self) -> str:
         """The same in words, with what the kernel adds."""
-        return str(self._pool.wall or "")
+        return f"{self._pool.wall or ''}{', a cgroup' if self._pool.groups is not None else ''}"
 
     def statistics(self) -> ExecutorStatistics:
         """What it has done so far."""
@@ -262,7 +264,9 @@ class ChildExecutor:
     def _open(self, action: Open) -> None:
         place = self._places[action.lane] = Workplace(action.lane, action.key)
         self._busy.set()
-        child = self._pool.warm(action.key.child)
+        if action.key.gpus:
+            place.gpus = self._free_gpus()[: action.key.gpus]
+        child = self._pool.warm(action.key.child) if not place.gpus else None
         if child is not None:
             self._warm += 1
             self._unchecked.discard(child)
@@ -270,15 +274,20 @@ class ChildExecutor:
         else:
             self._background.start(self._bring_child, place)
 
+    def _free_gpus(self) -> tuple[Gpu, ...]:
+        taken = {gpu for place in self._places.values() for gpu in place.gpus}
+        return tuple(gpu for gpu in self._gpus if gpu not in taken)
+
     def _begin(self, place: Workplace, child: ChildProcess) -> None:
         place.begin(child)
+        child.limit(place.key.memory_bytes, place.key.cpus)
         child.pipes.allow(most_result_bytes(place.key.memory_bytes))
         self._place_of[child] = place
 
     async def _bring_child(self, place: Workplace) -> None:
         child, error = None, SandboxError("this peer is closing")
         try:
-            child = await self._pool.take(place.key.child)
+            child = await self._pool.take(place.key.child, place.gpus)
         except SandboxError as failed:
             error = failed
         if self._places.get(place.lane) is not place:
@@ -306,6 +315,9 @@ class ChildExecutor:
         if not isinstance(child, ChildProcess):
             return
         self._place_of.pop(child, None)
+        if place.gpus:
+            self._pool.discard_soon(child)
+            return
         self._unchecked.add(child)
         self._pool.give_back(child)
         if child.suspect:
@@ -526,4 +538,6 @@ class ChildExecutor:
 
 
 def _crash(usage: Usage, child: ChildProcess, reason: str) -> Outcome:
+    if child.out_of_memory():
+        return failure(usage, TaskMemoryError, "it and what it started needed more memory than it asked for")
     return failure(usage, TaskCrashedError, reason or child.exit_status())

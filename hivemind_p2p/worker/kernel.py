@@ -74,7 +74,9 @@ def landlock_abi() -> int:
         return 0
 
 
-def restrict(abi: int, readable: Iterable[str], writable: Iterable[str], *, network: bool) -> None:
+def restrict(
+    abi: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str] = (), *, network: bool
+) -> None:
     """Gives up all files but these, for good. Paths that do not exist are left out."""
     attributes = landlock.ruleset(abi, network=network)
     ruleset = _call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
@@ -83,19 +85,21 @@ def restrict(abi: int, readable: Iterable[str], writable: Iterable[str], *, netw
             _allow(abi, ruleset, path, writable=False)
         for path in writable:
             _allow(abi, ruleset, path, writable=True)
+        for path in devices:
+            _allow(abi, ruleset, path, writable=True, device=True)
         _call(_LANDLOCK_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)
 
 
-def _allow(abi: int, ruleset: int, path: str, *, writable: bool) -> None:
+def _allow(abi: int, ruleset: int, path: str, *, writable: bool, device: bool = False) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
         folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        rule = landlock.rule(abi, descriptor, writable=writable, folder=folder)
+        rule = landlock.rule(abi, descriptor, writable=writable, folder=folder, device=device)
         _call(_LANDLOCK_ADD, ruleset, _PATH_BENEATH, rule, 0)
     finally:
         os.close(descriptor)

@@ -80,8 +80,9 @@ def ruleset(abi: int, *, network: bool) -> bytes:
     return struct.pack(f"={len(parts)}Q", *parts)
 
 
-def rule(abi: int, descriptor: int, *, writable: bool, folder: bool) -> bytes:
+def rule(abi: int, descriptor: int, *, writable: bool, folder: bool, device: bool = False) -> bytes:
     """``struct landlock_path_beneath_attr``: what is allowed at an open file, or at a folder and below it."""
     allowed = (READ | WRITE) if writable else READ
+    allowed |= DEVICE_CONTROL if device else 0
     allowed &= handled_files(abi) if folder else handled_files(abi) & _OF_FILES
     return struct.pack("=Qi", allowed, descriptor)

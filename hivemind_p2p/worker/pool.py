@@ -11,6 +11,9 @@ import trio
 
 from hivemind_p2p import telemetry
 from hivemind_p2p.errors import SandboxError
+from hivemind_p2p.worker import cgroups
+from hivemind_p2p.worker.cgroups import Groups
+from hivemind_p2p.worker.gpus import Gpu
 from hivemind_p2p.worker.process import ChildProcess
 from hivemind_p2p.worker.sandbox import SandboxName, Wall, this_machine, walls
 
@@ -45,6 +48,7 @@ class ChildPool:
         self._hidden = hidden
         self._unsafe = unsafe
         self.wall: Wall | None = None
+        self.groups: Groups | None = None
         self.started = 0
         self._idle: deque[ChildProcess] = deque()
         self._busy: list[ChildProcess] = []
@@ -60,10 +64,11 @@ class ChildPool:
             SandboxError: None works, of those that were asked for.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        self.groups = _find_groups()
         failure = SandboxError(_missing(self._wanted))
         for wall in walls(self._wanted, this_machine(), unsafe=self._unsafe):
             try:
-                self._spare = await self._start(wall)
+                self._spare = await self._try(wall)
             except SandboxError as error:
                 failure = error
                 _events.warning("sandbox_unavailable", sandbox=wall.name, own_user=wall.own_user, error=error.message)
@@ -71,6 +76,22 @@ class ChildPool:
             self.wall = wall
             return wall
         raise SandboxError(f"no sandbox of kind {self._wanted!r} works here: {failure.message}", hint=HINT)
+
+    async def _try(self, wall: Wall) -> ChildProcess:
+        """The first child behind a wall: also without a cgroup, if it is that what fails."""
+        try:
+            return await self._start(wall)
+        except SandboxError as error:
+            if self.groups is None:
+                raise
+            groups, self.groups = self.groups, None
+            try:
+                child = await self._start(wall)
+            except SandboxError:
+                self.groups = groups
+                raise
+            _events.warning("no_cgroup", reason=error.message)
+            return child
 
     def warm(self, key: Hashable) -> ChildProcess | None:
         """An idle child that has served this key before. Give it back or discard it."""
@@ -81,19 +102,24 @@ class ChildPool:
                 return child
         return None
 
-    async def take(self, key: Hashable) -> ChildProcess:
-        """A fresh child for this key. Give it back or discard it.
+    async def take(self, key: Hashable, gpus: Sequence[Gpu] = ()) -> ChildProcess:
+        """A fresh child for this key, with these GPUs. Give it back or discard it.
 
         Raises:
             SandboxError: It could not be started.
         """
         while self._idle and len(self._idle) + len(self._busy) >= self._slots + SPARE_WARM:
             await self._idle.popleft().kill()
-        child = await self._fresh()
+        child = await self._with(gpus) if gpus else await self._fresh()
         child.key = key
         self._busy.append(child)
         self._start_spare()
         return child
+
+    async def _with(self, gpus: Sequence[Gpu]) -> ChildProcess:
+        if self.wall is None or self._closed:
+            raise SandboxError("this peer is closing")
+        return await self._start(self.wall, gpus)
 
     async def _fresh(self) -> ChildProcess:
         while self._spare is None and self._starting is not None:
@@ -126,8 +152,9 @@ class ChildPool:
             if child in children:
                 children.remove(child)
 
-    async def _start(self, wall: Wall) -> ChildProcess:
-        child = await ChildProcess.start(wall, self._folder, self._hidden)
+    async def _start(self, wall: Wall, gpus: Sequence[Gpu] = ()) -> ChildProcess:
+        group = self.groups.make() if self.groups is not None else None
+        child = await ChildProcess.start(wall, self._folder, self._hidden, group, gpus)
         self.started += 1
         return child
 
@@ -164,6 +191,14 @@ class ChildPool:
                 child.kill_now()
             for child in children:
                 await child.kill()
+
+
+def _find_groups() -> Groups | None:
+    try:
+        return cgroups.find()
+    except cgroups.NoCgroupsError as error:
+        _events.info("no_cgroup", reason=str(error))
+        return None
 
 
 def _missing(wanted: SandboxName) -> str:

@@ -24,6 +24,9 @@ import trio
 from hivemind_p2p.errors import SandboxError
 from hivemind_p2p.types import SharedPart
 from hivemind_p2p.worker import sandbox
+from hivemind_p2p.worker.cgroups import Group
+from hivemind_p2p.worker.gpus import Gpu
+from hivemind_p2p.worker.limits import BASE_MEMORY
 from hivemind_p2p.worker.monitor import Meter
 from hivemind_p2p.worker.packets import BrokenFrameError, Reply
 from hivemind_p2p.worker.pipes import ChildGoneError, ChildPipes
@@ -48,6 +51,7 @@ class ChildProcess:
     Attributes:
         wall: How it was started.
         meter: What it uses.
+        group: Its cgroup, if it has one.
         key: Whom it belongs to; None while it is fresh.
         slots: The shared parts that it has, and in which slots of its table they lie.
         inputs: The links of files that it has open, the oldest first.
@@ -60,16 +64,25 @@ class ChildProcess:
     _popen: subprocess.Popen[bytes]
     pipes: ChildPipes
     _scratch: str
+    group: Group | None = None
     key: object = field(default=None)
     slots: dict[SharedPart, int] = field(default_factory=dict)
     inputs: dict[str, None] = field(default_factory=dict)
     suspect: bool = False
     sampled_at: float = 0.0
     _cpu_seconds: float = 0.0
+    _no_memory: bool = False
 
     @classmethod
-    async def start(cls, wall: sandbox.Wall, folder: Path, hidden: Sequence[str]) -> ChildProcess:
-        """Starts a child and waits until it is ready.
+    async def start(
+        cls,
+        wall: sandbox.Wall,
+        folder: Path,
+        hidden: Sequence[str],
+        group: Group | None = None,
+        gpus: Sequence[Gpu] = (),
+    ) -> ChildProcess:
+        """Starts a child, in a cgroup of its own if there is one, and with these GPUs; waits until it is ready.
 
         Raises:
             SandboxError: It could not be started, or was not ready in time.
@@ -81,23 +94,32 @@ class ChildProcess:
             raise SandboxError(f"a child process has no folder to work in: {error}") from error
         with tempfile.TemporaryFile() as complaints:
             try:
-                popen, pipes = _spawn(wall, uid, scratch, hidden, complaints, folder / RESULTS)
+                popen, pipes = _spawn(wall, uid, scratch, hidden, complaints, folder / RESULTS, group, gpus)
             except SandboxError:
-                _clear(scratch)
+                _clear(scratch, group)
                 raise
             except (OSError, ValueError) as error:
-                _clear(scratch)
+                _clear(scratch, group)
                 raise SandboxError(f"a child process could not be started: {error}") from error
             try:
                 await _wait_until_ready(pipes)
                 meter = Meter(popen.pid, walled=wall.name == "bubblewrap", scratch=scratch)
             except BaseException as error:
                 await _end(popen, None, pipes)
-                _clear(scratch)
+                _clear(scratch, group)
                 if isinstance(error, (ChildGoneError, trio.TooSlowError, psutil.Error)):
                     raise SandboxError(_complaint(wall, complaints, error)) from error
                 raise
-        return cls(wall, meter, popen, pipes, scratch)
+        return cls(wall, meter, popen, pipes, scratch, group)
+
+    def limit(self, memory_bytes: int, cpus: float) -> None:
+        """Says what a task may have from now on; for the kernel, where it counts the child as a whole."""
+        if self.group is not None:
+            self.group.limit(memory_bytes + BASE_MEMORY + 2 * sandbox.SCRATCH_BYTES, cpus)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has ended it because it had no memory left."""
+        return self._no_memory or (self.group is not None and self.group.out_of_memory())
 
     def send_now(self, packet: bytes) -> bool:
         """Sends a packet if the socket has room for it."""
@@ -138,12 +160,13 @@ class ChildProcess:
 
     async def kill(self) -> None:
         """Ends it and everything that it started, at once. Safe to call twice, and while being cancelled."""
-        await _end(self._popen, self.meter.init, self.pipes)
-        _clear(self._scratch)
+        await _end(self._popen, self.meter.init, self.pipes, self.group)
+        self._no_memory = self.out_of_memory()  # the group, which knows, goes now
+        _clear(self._scratch, self.group)
 
     def kill_now(self) -> None:
         """The same without waiting, for when there is no more time."""
-        _kill(self._popen, self.meter.init)
+        _kill(self._popen, self.meter.init, self.group)
 
 
 def _make_scratch(wall: sandbox.Wall, folder: Path, uid: int) -> str:
@@ -158,16 +181,26 @@ def _make_scratch(wall: sandbox.Wall, folder: Path, uid: int) -> str:
     return scratch
 
 
-def _clear(scratch: str) -> None:
+def _clear(scratch: str, group: Group | None) -> None:
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
+    if group is not None:
+        group.close()
 
 
 def _spawn(
-    wall: sandbox.Wall, uid: int, scratch: str, hidden: Sequence[str], complaints: IO[bytes], results: Path
+    wall: sandbox.Wall,
+    uid: int,
+    scratch: str,
+    hidden: Sequence[str],
+    complaints: IO[bytes],
+    results: Path,
+    group: Group | None,
+    gpus: Sequence[Gpu],
 ) -> tuple[subprocess.Popen[bytes], ChildPipes]:
     python = sandbox.this_python()
-    command = sandbox.command(wall, python, uid=uid, parent=os.getpid(), scratch=scratch, hidden=hidden)
+    command = sandbox.command(wall, python, uid=uid, parent=os.getpid(), scratch=scratch, hidden=hidden, gpus=gpus)
+    command = command if group is None else group.command(command)
     pipes = ChildPipes(results)
     try:
         popen = subprocess.Popen(  # noqa: S603 - the command line is our own
@@ -175,7 +208,7 @@ def _spawn(
             stdin=pipes.child_reads,
             stdout=pipes.child_writes,
             stderr=complaints,
-            env=sandbox.environment(scratch or "/tmp"),  # noqa: S108 - inside the sandbox
+            env=sandbox.environment(scratch or "/tmp", gpus),  # noqa: S108 - inside the sandbox
             cwd=scratch or "/",
             start_new_session=True,
         )
@@ -203,7 +236,9 @@ def _complaint(wall: sandbox.Wall, complaints: IO[bytes], error: BaseException) 
     return f"a child with sandbox {wall.name!r} could not be started: {said or reason}"
 
 
-def _kill(popen: subprocess.Popen[bytes], init: psutil.Process | None) -> None:
+def _kill(popen: subprocess.Popen[bytes], init: psutil.Process | None, group: Group | None = None) -> None:
+    if group is not None:
+        group.end()
     # The first process of a sandbox takes everything in it along; bubblewrap outside then ends by itself and leaves
     # no zombie behind. Whatever is not in a sandbox is in the process group.
     if init is not None:
@@ -219,9 +254,11 @@ def _kill(popen: subprocess.Popen[bytes], init: psutil.Process | None) -> None:
         return
 
 
-async def _end(popen: subprocess.Popen[bytes], init: psutil.Process | None, pipes: ChildPipes) -> None:
+async def _end(
+    popen: subprocess.Popen[bytes], init: psutil.Process | None, pipes: ChildPipes, group: Group | None = None
+) -> None:
     if popen.returncode is None or init is None:
-        _kill(popen, init)
+        _kill(popen, init, group)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_DEADLINE):
         pipes.close()
         await _reaped(popen)

@@ -20,6 +20,8 @@ from typing import Final, Literal
 import hivemind_p2p
 from hivemind_p2p.errors import SandboxError
 from hivemind_p2p.worker import landlock, seccomp
+from hivemind_p2p.worker.gpus import SHOWN, Gpu, devices_of, groups_of
+from hivemind_p2p.worker.gpus import environment as environment_of
 from hivemind_p2p.worker.wall_in import Orders
 
 WallName = Literal["bubblewrap", "landlock", "none"]
@@ -177,9 +179,10 @@ def this_python() -> Python:
     )
 
 
-def environment(scratch: str) -> dict[str, str]:
+def environment(scratch: str, gpus: Sequence[Gpu] = ()) -> dict[str, str]:
     """The few variables that a child has, none of them the peer's own."""
     return {
+        **environment_of(gpus),
         "PATH": "/usr/bin:/bin",
         "HOME": scratch,
         "TMPDIR": scratch,
@@ -196,7 +199,14 @@ def environment(scratch: str) -> dict[str, str]:
 
 
 def command(
-    wall: Wall, python: Python, *, uid: int, parent: int, scratch: str = "", hidden: Sequence[str] = ()
+    wall: Wall,
+    python: Python,
+    *,
+    uid: int,
+    parent: int,
+    scratch: str = "",
+    hidden: Sequence[str] = (),
+    gpus: Sequence[Gpu] = (),
 ) -> list[str]:
     """The command line of a child.
 
@@ -207,12 +217,16 @@ def command(
         parent: The process with which a child without bubblewrap dies.
         scratch: The folder of a child without bubblewrap.
         hidden: Folders that must not be seen even where they lie inside one that is shown.
+        gpus: What it may use of them.
 
     Raises:
         SandboxError: Such a folder cannot be hidden.
     """
     walled = wall.name == "bubblewrap"
     readable, writable = _shown(wall, python, scratch, hidden)
+    devices = devices_of(gpus)
+    if gpus and wall.landlock:
+        readable = (*readable, *SHOWN)
     orders = Orders(
         wall=wall.name,
         uid=uid if wall.own_user else 0,
@@ -220,6 +234,8 @@ def command(
         network=wall.network,
         landlock=wall.landlock,
         filtered=wall.filtered,
+        groups=groups_of(devices) if wall.own_user else (),
+        devices=devices,
         readable=readable,
         writable=writable,
     )
@@ -229,7 +245,7 @@ def command(
     return [
         wall.program,
         *_namespaces(wall),
-        *_file_system(python.folders, hidden, network=wall.network),
+        *_file_system(python.folders, hidden, network=wall.network, devices=devices),
         "--",
         *program,
     ]
@@ -262,7 +278,7 @@ def _namespaces(wall: Wall) -> list[str]:
     return [*arguments, "--unshare-user"]
 
 
-def _file_system(folders: Iterable[str], hidden: Sequence[str], *, network: bool) -> list[str]:
+def _file_system(folders: Iterable[str], hidden: Sequence[str], *, network: bool, devices: Sequence[str]) -> list[str]:
     arguments = ["--proc", "/proc", "--dev", "/dev"]
     for scratch in ("/tmp", "/dev/shm"):  # noqa: S108 - inside the sandbox
         arguments += ["--perms", "1777", "--size", str(SCRATCH_BYTES), "--tmpfs", scratch]
@@ -271,8 +287,8 @@ def _file_system(folders: Iterable[str], hidden: Sequence[str], *, network: bool
             arguments += ["--symlink", os.readlink(folder), folder]
         else:
             arguments += ["--ro-bind-try", folder, folder]
-    for path in (*_SYSTEM_FILES, *(_NETWORK_FILES if network else ())):
-        arguments += ["--ro-bind-try", path, path]
+    files = (*_SYSTEM_FILES, *(_NETWORK_FILES if network else ()), *(SHOWN if devices else ()))
+    arguments += _single_files(files, devices)
     shown = _outermost(folders)
     for folder in _ancestors(shown):
         arguments += ["--perms", "0755", "--dir", folder]
@@ -282,6 +298,17 @@ def _file_system(folders: Iterable[str], hidden: Sequence[str], *, network: bool
         if any(_is_inside(folder, other) for other in shown):
             arguments += ["--tmpfs", folder]
     return [*arguments, "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108
+
+
+def _single_files(files: Sequence[str], devices: Sequence[str]) -> list[str]:
+    arguments: list[str] = []
+    for folder in _ancestors((*files, *devices)):
+        arguments += ["--perms", "0755", "--dir", folder]  # those that bubblewrap makes by itself are for root only
+    for path in files:
+        arguments += ["--ro-bind-try", path, path]
+    for device in devices:
+        arguments += ["--dev-bind-try", device, device]
+    return arguments
 
 
 def _outermost(folders: Iterable[str]) -> list[str]:

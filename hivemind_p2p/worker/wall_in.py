@@ -28,6 +28,8 @@ class Orders:
         network: Whether the machine's network may be used.
         landlock: The version of Landlock to use; 0 for none.
         filtered: Whether system calls are filtered.
+        groups: Groups that the user belongs to, for the devices that it may use.
+        devices: Device files that may be used, beside those that everybody has.
         readable: Paths that Landlock leaves readable.
         writable: Paths that it leaves writable.
     """
@@ -38,6 +40,8 @@ class Orders:
     network: bool = False
     landlock: int = 0
     filtered: bool = False
+    groups: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
 
@@ -49,6 +53,8 @@ class Orders:
         """
         lines = [f"wall={self.wall}", f"uid={self.uid}", f"parent={self.parent}", f"network={self.network:d}"]
         lines += [f"landlock={self.landlock}", f"filtered={self.filtered:d}"]
+        lines += [f"group={group}" for group in self.groups]
+        lines += [f"device={path}" for path in self.devices]
         lines += [f"read={path}" for path in self.readable]
         lines += [f"write={path}" for path in self.writable]
         if any(_SEPARATOR in line for line in lines):
@@ -67,6 +73,8 @@ class Orders:
             network=single["network"] == "1",
             landlock=int(single["landlock"]),
             filtered=single["filtered"] == "1",
+            groups=tuple(int(group) for name, group in pairs if name == "group"),
+            devices=tuple(path for name, path in pairs if name == "device"),
             readable=tuple(path for name, path in pairs if name == "read"),
             writable=tuple(path for name, path in pairs if name == "write"),
         )
@@ -85,7 +93,7 @@ def wall_in(orders: Orders) -> None:
         _be_the_first_to_go()
     limits.lower(limits.at_start(own_user=bool(orders.uid), own_namespace=own_namespace, kernel=kernel))
     if orders.uid:
-        _become(orders.uid)
+        _become(orders.uid, orders.groups)
     if linux and (orders.uid or orders.parent or orders.landlock or orders.filtered):
         _use_the_kernel(orders)
 
@@ -99,8 +107,8 @@ def _be_the_first_to_go() -> None:
         return  # a comfort, not a wall
 
 
-def _become(uid: int) -> None:
-    os.setgroups([])
+def _become(uid: int, groups: tuple[int, ...]) -> None:
+    os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
@@ -118,7 +126,7 @@ def _use_the_kernel(orders: Orders) -> None:
     if orders.landlock:
         readable = (*orders.readable, f"/proc/{os.getpid()}")
         network = orders.network or orders.wall == "bubblewrap"  # which has a network of its own, with nobody in it
-        kernel.restrict(orders.landlock, readable, orders.writable, network=network)
+        kernel.restrict(orders.landlock, readable, orders.writable, orders.devices, network=network)
     if orders.filtered:
         kernel.filter_calls(_filter(orders))
 

@@ -27,6 +27,7 @@ from hivemind_p2p.interfaces import WorkListener
 from hivemind_p2p.proto.tasks_pb2 import Report
 from hivemind_p2p.types import Outcome, SharedPart, Usage, Work
 from hivemind_p2p.worker import packets
+from hivemind_p2p.worker.gpus import Gpu
 from hivemind_p2p.worker.lanes import Key
 from hivemind_p2p.worker.packets import MAX_MESSAGE, Reply
 from hivemind_p2p.worker.reporter import TaskReport
@@ -91,6 +92,7 @@ class Workplace:
         inside: Tasks that are: the first one runs, or has ended and nobody has looked yet.
         since: When the first one began, as far as is known.
         peak: The most memory seen so far.
+        gpus: Those that are the child's own.
     """
 
     lane: int
@@ -100,6 +102,7 @@ class Workplace:
     inside: deque[Run] = field(default_factory=deque)
     since: float = 0.0
     peak: int = 0
+    gpus: tuple[Gpu, ...] = ()
     _cpu_seen: float = 0.0
     _cpu_left: float = 0.0
     _crowded: bool = False

@@ -10,7 +10,7 @@ from hivemind_p2p.doctor import examination
 from hivemind_p2p.doctor.findings import SECTIONS, Mark, Unmeasured
 from hivemind_p2p.doctor.machine_facts import GpuFact, PortFact
 
-QUICK = ("addresses", "folder", "memory", "open_files", "sandbox", "torch", "gpu", "versions")
+QUICK = ("addresses", "folder", "memory", "open_files", "sandbox", "cgroup", "torch", "gpu", "versions")
 CHECKS = {check for checks in SECTIONS.values() for check in checks} - {"hive key"}
 
 

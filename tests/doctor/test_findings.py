@@ -30,6 +30,7 @@ from hivemind_p2p.doctor.hive_facts import (
 from hivemind_p2p.doctor.judgement import judge
 from hivemind_p2p.doctor.machine_facts import (
     AddressesFact,
+    CgroupFact,
     FolderFact,
     GpuFact,
     MemoryFact,
@@ -126,6 +127,10 @@ EXAMPLES = [
     (OpenFilesFact(1024, 4096), WELL, "1024 files", ""),
     (SandboxFact("none", True), WARNING, "switched off", "Leave out"),
     (SandboxFact("auto", True, installed=True, works=True), WELL, "behind walls", ""),
+    (SandboxFact("auto", True, installed=True, works=True, wall="landlock"), WARNING, "Landlock", "install bubblewrap"),
+    (CgroupFact(True, available=True), WELL, "as a whole", ""),
+    (CgroupFact(False), WELL, "no cgroups", ""),
+    (CgroupFact(True, detail="it says no"), WARNING, "it says no", "Delegate=yes"),
     (SandboxFact("auto", False), WARNING, "on this system", "trust"),
     (SandboxFact("bubblewrap", True), FAILURE, "will not start", "apt install bubblewrap"),
     (SandboxFact("auto", True), WARNING, "not installed", "apt install bubblewrap"),
@@ -171,7 +176,7 @@ def test_every_rule_is_reached():
         for name, value in vars(module).items()
         if isinstance(value, tuple) and all(isinstance(rule, Rule) for rule in value)
     }
-    assert len(tables) == 15
+    assert len(tables) == 16
     facts = [fact for fact, *_ in EXAMPLES]
     reached = set()
     for table in tables:

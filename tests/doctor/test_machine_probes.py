@@ -11,8 +11,9 @@ import pytest
 from hivemind_p2p.config import Settings
 from hivemind_p2p.data_folder import is_in_use, owned_folder
 from hivemind_p2p.doctor import machine_probes as probes
-from hivemind_p2p.doctor.machine_facts import Port
+from hivemind_p2p.doctor.machine_facts import CgroupFact, Port
 from hivemind_p2p.identity import Identity
+from hivemind_p2p.worker.cgroups import NoCgroupsError
 
 
 async def test_a_free_port(tmp_path):
@@ -133,6 +134,7 @@ async def test_memory_and_files():
 async def test_no_sandbox_wanted_or_installed(monkeypatch):
     assert (await probes.sandbox("none")).wanted == "none"
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("hivemind_p2p.worker.kernel.landlock_abi", lambda: 0)
     fact = await probes.sandbox("auto")
     assert not fact.installed
     assert not fact.works
@@ -144,10 +146,22 @@ async def test_a_sandbox_that_does_not_work(monkeypatch, tmp_path):
     broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    fact = await probes.sandbox("auto")
+    fact = await probes.sandbox("bubblewrap")
     assert fact.installed
     assert not fact.works
     assert "No permissions" in fact.detail
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
+async def test_whether_there_are_cgroups(monkeypatch, tmp_path):
+    def find(*, only_look):
+        assert only_look
+        raise NoCgroupsError("it says no")
+
+    monkeypatch.setattr("hivemind_p2p.worker.cgroups.find", find)
+    assert await probes.cgroup() == CgroupFact(True, detail="it says no")
+    monkeypatch.setattr("hivemind_p2p.worker.cgroups.find", lambda *, only_look: None)
+    assert await probes.cgroup() == CgroupFact(True, available=True)
 
 
 async def test_torch_that_cannot_be_loaded(monkeypatch):

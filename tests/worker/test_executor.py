@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,10 @@ from hivemind_p2p.tasks.library.function import NAME, pack
 from hivemind_p2p.tasks.reading import decode
 from hivemind_p2p.types import Needs, PeerId, Work
 from hivemind_p2p.worker import process, sandbox
+from hivemind_p2p.worker.cgroups import Group, Groups
 from hivemind_p2p.worker.executor import ChildExecutor
+from hivemind_p2p.worker.gpus import Gpu
+from hivemind_p2p.worker.limits import BASE_MEMORY
 from hivemind_p2p.worker.packets import REPLY_HEAD, RESULT
 
 GIB = 1 << 30
@@ -149,6 +153,78 @@ async def test_a_large_result_goes_into_a_file_and_small_ones_before_and_behind_
     assert "no room for its result of 3,000," in outcome.error_message
     assert await value(executor, len, "abc") == 3
     assert executor.statistics().warm == 4
+
+
+@pytest.mark.parametrize("sandbox_name", ["none", pytest.param("bubblewrap", marks=needs_bubblewrap)])
+async def test_children_lie_in_cgroups_of_their_own_where_there_are_any(tmp_path, monkeypatch, sandbox_name):
+    base = tmp_path / "cgroup"
+    base.mkdir()
+    groups = Groups(base, cpu=True, pid=7, remove=shutil.rmtree)
+    monkeypatch.setattr("hivemind_p2p.worker.cgroups.find", lambda: groups)
+    folder = tmp_path / "peer" / "work"
+    async with ChildExecutor(folder, slots=1, memory_bytes=GIB, sandbox=sandbox_name) as executor:
+        assert executor.walls.endswith(", a cgroup")
+        inside = await value(executor, os.getpid, cpus=0.5)
+        (first,) = (each for each in base.iterdir() if each.joinpath("memory.max").exists())
+        assert read(first / "memory.max") == str((256 << 20) + BASE_MEMORY + 2 * sandbox.SCRATCH_BYTES).encode()
+        assert read(first / "cpu.max") == b"50000 100000"
+        assert sandbox_name == "bubblewrap" or int(read(first / "cgroup.procs")) == inside
+        first.joinpath("memory.events").write_text("oom_kill 1\n")  # as the kernel does
+        outcome = await executor.run(work(os.kill, 0, signal.SIGKILL, cpus=0.5))
+        assert outcome.error_code == "task_memory"
+        assert not first.exists()
+    assert list(base.iterdir()) == []
+
+
+async def test_a_cgroup_that_cannot_be_joined_is_done_without(tmp_path, monkeypatch):
+    groups = Groups(tmp_path / "cgroup", cpu=True, pid=7, remove=shutil.rmtree)
+    monkeypatch.setattr(groups, "make", lambda: Group(tmp_path / "nothing", True, shutil.rmtree))
+    monkeypatch.setattr("hivemind_p2p.worker.cgroups.find", lambda: groups)
+    async with ChildExecutor(tmp_path / "work", slots=1, memory_bytes=GIB, sandbox="none") as executor:
+        assert executor.walls == "no walls"
+        assert await value(executor, len, "abc") == 3
+
+
+def look_at(paths):
+    seen = os.environ["CUDA_VISIBLE_DEVICES"], [path for path in paths if os.path.exists(path)]
+    for path in seen[1]:
+        with open(path, "r+b") as device:
+            device.write(b"used")
+    return seen
+
+
+@pytest.mark.parametrize("sandbox_name", ["none", pytest.param("bubblewrap", marks=needs_bubblewrap)])
+async def test_a_task_that_asks_for_a_gpu_has_that_one_and_no_other(tmp_path, sandbox_name):
+    paths = [str(tmp_path / f"gpu{number}") for number in range(2)]
+    for path in paths:
+        make_for_all(path)
+    gpus = [Gpu(f"gpu-{number}", 1, (path,), number) for number, path in enumerate(paths)]
+    folder = tmp_path / "peer" / "work"
+    async with ChildExecutor(folder, slots=2, memory_bytes=GIB, gpus=gpus, sandbox=sandbox_name) as executor:
+        walled = sandbox_name == "bubblewrap"
+        seen = []
+
+        async def run(number_of_gpus, caller="alice"):
+            needs = Needs(memory="128MiB", seconds=20.0, gpus=number_of_gpus)
+            outcome = await executor.run(Work("t", PeerId(caller), NAME, pack(look_at, [paths]), needs))
+            assert outcome.error_code == "", outcome
+            seen.append(decode(outcome.payload))
+
+        for count in (0, 1, 2, 1):
+            await run(count)
+        assert [visible for visible, _ in seen] == ["", "0", "0,1", "0"]
+        assert [found for _, found in seen] == [paths[:count] if walled else paths for count in (0, 1, 2, 1)]
+        seen.clear()
+        async with trio.open_nursery() as nursery:
+            for caller in ("alice", "bob"):
+                nursery.start_soon(run, 1, caller)
+        assert sorted(visible for visible, _ in seen) == ["0", "1"]
+        assert executor.statistics().warm == 0  # one that holds a GPU's memory is not kept
+
+
+def make_for_all(path):
+    Path(path).write_bytes(b"here")
+    os.chmod(path, 0o666)
 
 
 async def test_a_process_that_dies_is_a_crash(executor):

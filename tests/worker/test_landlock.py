@@ -30,6 +30,14 @@ def test_readable_is_not_writable():
     assert not allowed & landlock.WRITE
 
 
+def test_devices_are_controlled_only_where_that_is_said():
+    for device in (False, True):
+        allowed, _ = struct.unpack("=Qi", landlock.rule(6, 3, writable=True, folder=False, device=device))
+        assert bool(allowed & landlock.DEVICE_CONTROL) is device
+    allowed, _ = struct.unpack("=Qi", landlock.rule(4, 3, writable=True, folder=False, device=True))
+    assert not allowed & landlock.DEVICE_CONTROL  # which that version does not know
+
+
 def test_no_rule_lets_devices_be_made_or_names_what_a_file_does_not_have():
     folder, _ = struct.unpack("=Qi", landlock.rule(6, 9, writable=True, folder=True))
     file, _ = struct.unpack("=Qi", landlock.rule(6, 9, writable=True, folder=False))

@@ -7,6 +7,7 @@ import pytest
 
 from hivemind_p2p.errors import SandboxError
 from hivemind_p2p.worker import monitor, sandbox
+from hivemind_p2p.worker.gpus import Gpu
 from hivemind_p2p.worker.sandbox import Machine, Python, Wall, walls
 from hivemind_p2p.worker.wall_in import Orders
 
@@ -112,6 +113,21 @@ def test_the_network_is_shown_only_where_it_is_allowed(python):
     assert "--unshare-net" not in open_
     assert "/etc/resolv.conf" in open_
     assert (orders(closed).network, orders(open_).network) == (False, True)
+
+
+def test_gpus_are_shown_to_those_only_that_have_them(python):
+    gpu = Gpu("one", 5, ("/dev/nvidia1", "/dev/nvidiactl"), 1)
+    for wall in (Wall("bubblewrap", True, "/bwrap", 6, True), Wall("landlock", True, "", 6, True)):
+        command = sandbox.command(wall, python, uid=5, parent=7, scratch="/scratch", gpus=[gpu])
+        assert orders(command).devices == ("/dev/nvidia1", "/dev/nvidiactl")
+        bound = [command[at + 1] for at, word in enumerate(command) if word == "--dev-bind-try"]
+        assert bound == (["/dev/nvidia1", "/dev/nvidiactl"] if wall.name == "bubblewrap" else [])
+        assert "/sys/bus/pci" in (command if wall.name == "bubblewrap" else orders(command).readable)
+        without = sandbox.command(wall, python, uid=5, parent=7, scratch="/scratch")
+        assert "/sys/bus/pci" not in without
+        assert "nvidia" not in " ".join(without)
+    assert sandbox.environment("/tmp", [gpu])["CUDA_VISIBLE_DEVICES"] == "1"
+    assert sandbox.environment("/tmp")["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_environment_holds_nothing_of_the_peers(monkeypatch):

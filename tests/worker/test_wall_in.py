@@ -21,6 +21,8 @@ PATHS = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categori
         network=st.booleans(),
         landlock=st.integers(0, 9),
         filtered=st.booleans(),
+        groups=st.lists(st.integers(0, 1 << 31)).map(tuple),
+        devices=PATHS,
         readable=PATHS,
         writable=PATHS,
     )
