@@ -57,11 +57,12 @@ class Bitfield:
 
     def add(self, piece: int) -> bool:
         """Puts a piece in; says whether it was new."""
-        if piece in self:
-            return False
         if not 0 <= piece < self.length:
             raise IndexError(f"there is no piece {piece} of {self.length}")
-        self._bytes[piece >> 3] |= 0x80 >> (piece & 7)
+        bit = 0x80 >> (piece & 7)
+        if self._bytes[piece >> 3] & bit:
+            return False
+        self._bytes[piece >> 3] |= bit
         self._count += 1
         return True
 

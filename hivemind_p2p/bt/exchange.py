@@ -30,7 +30,7 @@ WAIT_FOR_ROOM = 600.0
 MOST_CONVERSATIONS = 128
 """Conversations about one content. The rest find each other through those that are let in."""
 
-USUAL_PAYLOAD = 1024 * 1024
+USUAL_PAYLOAD = 2 * 1024 * 1024
 """Bytes read from the disk in one go and sent in one message: enough that what a message costs does not count with the
 smallest pieces, and few enough to stay in the processor's cache. A block that is longer goes alone."""
 

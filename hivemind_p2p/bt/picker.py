@@ -98,7 +98,8 @@ class PiecePicker:
         picked: list[int] = []
         for candidates in (self._first_candidates(), self._by_rarity(least=0 if held.complete else 1)):
             room = max(0, count - len(picked))
-            some = list(islice((piece for piece in candidates if piece in held), room))
+            there = candidates if held.complete else (piece for piece in candidates if piece in held)
+            some = list(islice(there, room))
             for piece in some:
                 self._take(piece)
             picked += some
