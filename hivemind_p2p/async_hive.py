@@ -39,6 +39,7 @@ from hivemind_p2p.views import Balance, ContentList, Ledger, PeerList, Statement
 if TYPE_CHECKING:
     from hivemind_p2p.bt.reader import Reader
     from hivemind_p2p.interfaces import Progress
+    from hivemind_p2p.jobs_page.book import JobsBook
     from hivemind_p2p.sharding.model import LoadProgress, Placement
     from hivemind_p2p.tasks.spec import TaskSpec
 
@@ -60,6 +61,8 @@ class AsyncHive(TaskMethods):
         self._put_folder: Path | None = None
         self._put_count = itertools.count()
         self._open: set[JobListener] = set()
+        self._shown: JobsBook | None = None
+        self._page = ""
         accounts = self._book_of_accounts = peer.accounts or AccountClient(peer.network, peer.bootstrap_id)
         self._book = JobBook(peer.folder / "jobs") if peer.settings.data is not None else None
         if self._book is not None:
@@ -115,6 +118,22 @@ class AsyncHive(TaskMethods):
             raise error("this hive keeps no jobs", hint="Name a folder for its data: connect(..., data=...).")
         return self._book
 
+    async def page(self) -> str:
+        """The address of a page that shows this hive's jobs in the browser: their states, changes and output.
+
+        Served from the first call on, to this machine only; whoever knows the address sees the jobs, so keep it to
+        yourself. It shows those that run now and that are started later.
+        """
+        from hivemind_p2p.jobs_page.book import JobsBook
+        from hivemind_p2p.jobs_page.server import serve
+
+        if not self._page:
+            self._shown = JobsBook()
+            for listener in sorted(self._open, key=lambda listener: listener.job.id):
+                self._shown.add(listener.job)
+            self._page = str(await self._nursery.start(serve, self._shown))
+        return self._page
+
     def cores(self) -> int:
         """Cores that the hive lent to functions when it was last looked at; at least one."""
         return max(1, int(sum(offer.cpus for offer in self.peer.offers.known if FUNCTION in offer.task_types)))
@@ -153,6 +172,8 @@ class AsyncHive(TaskMethods):
                 continue
             listener = JobListener(self, job, keep=options.keep)
             self._open.add(listener)
+            if self._shown is not None:
+                self._shown.add(job)
             if options.ordinary:
                 listener.end_work = partial(tasks.cancel, tasks.start(spec, listener))
             else:

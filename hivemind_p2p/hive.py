@@ -104,6 +104,15 @@ class Hive(TaskMethods):
         """Keeps a job no longer; cancel it first where it still runs."""
         self._asynchronous.forget_job(job_id)
 
+    def page(self) -> str:
+        """The address of a page that shows this hive's jobs in the browser; see `AsyncHive.page`.
+
+        Example:
+            >>> print(hive.page())  # doctest: +SKIP
+            http://127.0.0.1:43211/kV0…/
+        """
+        return self._call(self._asynchronous.page)
+
     def cores(self) -> int:
         """Cores that the hive lends to functions now, this program's own peer left out; at least one."""
         if self.may_wait:

@@ -36,6 +36,7 @@ LAYERS = {
     "record_validators": 5,
     "portal": 6,
     "current": 6,
+    "jobs_page": 6,
     "large_arguments": 6,
     "ecosystem": 6,
     "token_stream": 6,
