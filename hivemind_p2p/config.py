@@ -47,6 +47,7 @@ class Settings:
         software: What it has, for tasks that ask for it.
         serve_models: ``none``, ``any`` to host stages of whatever the hive publishes, or the links of the models to
             host, with spaces between them.
+        task_network: Whether tasks that ask for it may use this machine's network, its own services included.
         sandbox: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
         unsafe: Whether tasks may run without walls where no walls can be had.
         schedule: The hours in which tasks are taken, such as ``mon-fri 20:00-07:00``; empty for always.
@@ -78,6 +79,7 @@ class Settings:
     location: str = ""
     software: tuple[str, ...] = ()
     serve_models: str = "none"
+    task_network: bool = False
     sandbox: str = "auto"
     unsafe: bool = False
     schedule: str = ""
@@ -259,6 +261,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "threads": _threads,
     "prices": _prices,
     "unsafe": _truth,
+    "task_network": _truth,
     "only_when_idle": _truth,
     "relay": _truth,
     "upnp": _truth,

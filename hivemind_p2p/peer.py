@@ -302,6 +302,7 @@ def _own_offer(settings: Settings, identity: Identity, network: Router) -> Offer
         task_types=task_type_names(),
         prices=settings.prices,
         location=settings.location,
+        network=settings.task_network,
         software=(f"python{sys.version_info.major}.{sys.version_info.minor}", sys.platform, *settings.software),
         serves_models=settings.serve_models != "none",
         served_links=tuple(Link(link) for link in settings.serve_models.split() if link not in ("none", "any")),

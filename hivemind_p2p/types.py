@@ -76,6 +76,7 @@ class Needs:
         disk: Bytes that it writes, or text.
         location: Where the peer says that it is, as its offer has it; empty for anywhere.
         software: What the peer must say that it has, each as its offer names it.
+        network: Whether it uses the peer's network; few peers lend that.
     """
 
     cpus: float = 1.0
@@ -86,6 +87,7 @@ class Needs:
     disk: int | str = 0
     location: str = ""
     software: tuple[str, ...] = ()
+    network: bool = False
 
     def __post_init__(self) -> None:
         for name in ("memory", "gpu_memory", "disk"):
@@ -173,6 +175,8 @@ class Offer:
     """Where it is, in its user's words, such as ``eu-west``."""
     software: tuple[str, ...] = ()
     """What it has, such as ``python3.11`` or ``ffmpeg``."""
+    network: bool = False
+    """Whether tasks that ask for it may use its network."""
 
 
 @dataclass(frozen=True, slots=True)

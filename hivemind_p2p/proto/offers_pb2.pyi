@@ -29,7 +29,7 @@ class Stage(_message.Message):
     def __init__(self, link: _Optional[str] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., ready: _Optional[bool] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("addresses", "name", "cpus", "memory_bytes", "task_types", "prices", "serves_models", "stages", "weight_bytes_free", "weight_bytes_per_second", "relays", "gpus", "gpu_memory_bytes", "disk_bytes", "location", "software", "served_links")
+    __slots__ = ("addresses", "name", "cpus", "memory_bytes", "task_types", "prices", "serves_models", "stages", "weight_bytes_free", "weight_bytes_per_second", "relays", "gpus", "gpu_memory_bytes", "disk_bytes", "location", "software", "network", "served_links")
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CPUS_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class Offer(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOCATION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     SERVED_LINKS_FIELD_NUMBER: _ClassVar[int]
     addresses: _containers.RepeatedScalarFieldContainer[str]
     name: str
@@ -63,5 +64,6 @@ class Offer(_message.Message):
     disk_bytes: int
     location: str
     software: _containers.RepeatedScalarFieldContainer[str]
+    network: bool
     served_links: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., task_types: _Optional[_Iterable[str]] = ..., prices: _Optional[_Union[Prices, _Mapping]] = ..., serves_models: _Optional[bool] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., weight_bytes_free: _Optional[int] = ..., weight_bytes_per_second: _Optional[int] = ..., relays: _Optional[bool] = ..., gpus: _Optional[int] = ..., gpu_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., location: _Optional[str] = ..., software: _Optional[_Iterable[str]] = ..., served_links: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., task_types: _Optional[_Iterable[str]] = ..., prices: _Optional[_Union[Prices, _Mapping]] = ..., serves_models: _Optional[bool] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., weight_bytes_free: _Optional[int] = ..., weight_bytes_per_second: _Optional[int] = ..., relays: _Optional[bool] = ..., gpus: _Optional[int] = ..., gpu_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., location: _Optional[str] = ..., software: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., served_links: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -47,20 +47,22 @@ F8_E4M3: ElementType
 F8_E5M2: ElementType
 
 class Needs(_message.Message):
-    __slots__ = ("cpus", "memory_bytes", "seconds", "gpus", "gpu_memory_bytes", "disk_bytes")
+    __slots__ = ("cpus", "memory_bytes", "seconds", "gpus", "gpu_memory_bytes", "disk_bytes", "network")
     CPUS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
     GPU_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     cpus: float
     memory_bytes: int
     seconds: float
     gpus: int
     gpu_memory_bytes: int
     disk_bytes: int
-    def __init__(self, cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., gpus: _Optional[int] = ..., gpu_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
+    network: bool
+    def __init__(self, cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., gpus: _Optional[int] = ..., gpu_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., network: _Optional[bool] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("error_code", "error_message", "remote_traceback", "output", "exception")

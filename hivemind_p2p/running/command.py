@@ -42,6 +42,10 @@ def run(
     cpus: Annotated[float | None, typer.Option(help="Cores to lend; all by default.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory to lend, such as 8GiB; half by default.")] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs to lend to tasks, each to one at a time; -1 for all.")] = None,
+    task_network: Annotated[
+        bool | None,
+        typer.Option("--task-network", help="Let tasks that ask for it use this machine's network, loopback included."),
+    ] = None,
     location: Annotated[str | None, typer.Option(help="Where this is, for tasks that ask for a place.")] = None,
     software: Annotated[
         list[str] | None, typer.Option(help="What is here, for tasks that ask for it; may be repeated.")
@@ -94,6 +98,7 @@ def run(
             cpus=cpus,
             memory=memory,
             gpus=gpus,
+            task_network=task_network,
             location=location,
             software=software or None,
             storage=storage,

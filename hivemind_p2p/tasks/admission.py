@@ -39,6 +39,7 @@ class Lent:
         gpus: How many.
         gpu_memory_bytes: Of each.
         disk_bytes: What one task may write.
+        network: Whether tasks that ask for it may use the network.
     """
 
     cpus: float
@@ -46,11 +47,12 @@ class Lent:
     gpus: int = 0
     gpu_memory_bytes: int = 0
     disk_bytes: int = 0
+    network: bool = False
 
     @classmethod
     def of(cls, offer: Offer) -> Lent:
         """What an offer says."""
-        return cls(offer.cpus, offer.memory_bytes, offer.gpus, offer.gpu_memory_bytes, offer.disk_bytes)
+        return cls(offer.cpus, offer.memory_bytes, offer.gpus, offer.gpu_memory_bytes, offer.disk_bytes, offer.network)
 
     def lacks(self, needs: Needs) -> str:
         """What a task asks for beyond it, as a sentence; empty if nothing."""
@@ -63,7 +65,8 @@ class Lent:
         )
         lacking = next((what for what in asked if what[1] > what[2]), None)
         if lacking is None:
-            return ""
+            alone = needs.network and not self.network
+            return "it needs the network, and this peer does not lend its own" if alone else ""
         what, wanted, lent = lacking
         return f"it needs {_number(wanted)} {what}, and this peer lends {_number(lent)}"
 

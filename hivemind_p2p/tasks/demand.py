@@ -101,6 +101,7 @@ def _lacking(needs: Needs, offer: Offer) -> str:
             (needs.gpus > lent.gpus, f"some lend less than {needs.gpus} GPUs"),
             (needs.gpu_memory_bytes > lent.gpu_memory_bytes, "some have GPUs with less memory"),
             (needs.disk_bytes > lent.disk_bytes, f"some lend less than {needs.disk_bytes:,} bytes of disk"),
+            (needs.network and not lent.network, "some do not lend their network"),
         )
         return next(words for lacks_it, words in lacks if lacks_it)
     if needs.location and needs.location != offer.location:

@@ -287,7 +287,7 @@ class ChildExecutor:
     async def _bring_child(self, place: Workplace) -> None:
         child, error = None, SandboxError("this peer is closing")
         try:
-            child = await self._pool.take(place.key.child, place.gpus)
+            child = await self._pool.take(place.key.child, place.gpus, network=place.key.network)
         except SandboxError as failed:
             error = failed
         if self._places.get(place.lane) is not place:

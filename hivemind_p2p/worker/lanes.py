@@ -39,17 +39,18 @@ class Key(NamedTuple):
     cpus: float
     memory_bytes: int
     gpus: int = 0
+    network: bool = False
 
     @classmethod
     def of(cls, work: Work) -> Key:
         """The key of a task."""
         needs = work.needs
-        return cls(work.caller, needs.cpus, needs.memory_bytes, needs.gpus)
+        return cls(work.caller, needs.cpus, needs.memory_bytes, needs.gpus, needs.network)
 
     @property
-    def child(self) -> tuple[PeerId, int, int]:
+    def child(self) -> tuple[PeerId, int, int, bool]:
         """What the tasks of one child have in common."""
-        return self.caller, self.memory_bytes, self.gpus
+        return self.caller, self.memory_bytes, self.gpus, self.network
 
 
 @dataclass(frozen=True, slots=True)

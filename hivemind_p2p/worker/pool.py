@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -102,24 +103,24 @@ class ChildPool:
                 return child
         return None
 
-    async def take(self, key: Hashable, gpus: Sequence[Gpu] = ()) -> ChildProcess:
-        """A fresh child for this key, with these GPUs. Give it back or discard it.
+    async def take(self, key: Hashable, gpus: Sequence[Gpu] = (), *, network: bool = False) -> ChildProcess:
+        """A fresh child for this key, with these GPUs, and with the network or without. Give it back or discard it.
 
         Raises:
             SandboxError: It could not be started.
         """
         while self._idle and len(self._idle) + len(self._busy) >= self._slots + SPARE_WARM:
             await self._idle.popleft().kill()
-        child = await self._with(gpus) if gpus else await self._fresh()
+        child = await self._with(gpus, network=network) if gpus or network else await self._fresh()
         child.key = key
         self._busy.append(child)
         self._start_spare()
         return child
 
-    async def _with(self, gpus: Sequence[Gpu]) -> ChildProcess:
+    async def _with(self, gpus: Sequence[Gpu], *, network: bool) -> ChildProcess:
         if self.wall is None or self._closed:
             raise SandboxError("this peer is closing")
-        return await self._start(self.wall, gpus)
+        return await self._start(replace(self.wall, network=network), gpus)
 
     async def _fresh(self) -> ChildProcess:
         while self._spare is None and self._starting is not None:

@@ -153,7 +153,7 @@ def rules(*, shared: bool, network: bool, same_user: bool = False, own_pid: int 
         Rule("ioctl", EPERM, (Test(1, (_TIOCSTI, _TIOCLINUX), wanted=False),)),
         Rule("prctl", EPERM, (Test(0, _TIES, wanted=False),)),
         Rule("personality", EPERM, (Test(0, (0, _QUERY)),)),
-        Rule("socket", EPERM, _sockets(shared=shared, network=network)),
+        Rule("socket", EPERM, _sockets(shared=shared or network, network=network)),
         Rule("socketpair", EPERM, (Test(0, (_UNIX,)),)),
     ]
     if not shared:
@@ -175,7 +175,7 @@ def _sockets(*, shared: bool, network: bool) -> tuple[Test, ...]:
     """Never raw packets, netlink, or rare families, which are mostly attack surface.
 
     A path or an abstract name leads to the machine's own services, and Landlock does not stop `connect`: so no Unix
-    sockets without namespaces, either. Pairs remain.
+    sockets without namespaces, or with the machine's network, either. Pairs remain.
     """
     families: tuple[int, ...] = (_UNIX, _INET, _INET6)
     if shared:

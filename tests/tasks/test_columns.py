@@ -27,7 +27,7 @@ specs = st.builds(
     task_id=st.text("abc123", min_size=1, max_size=64),
     task_type=st.sampled_from(["function/1", "command/1"]),
     payload=st.one_of(st.binary(max_size=50), st.just(b"y" * (INLINE_BYTES + 5))),
-    needs=st.sampled_from([Needs(), Needs(cpus=2.0, memory=1 << 20, seconds=0.5)]),
+    needs=st.sampled_from([Needs(), Needs(cpus=2.0, memory=1 << 20, seconds=0.5, network=True)]),
     max_cost=st.sampled_from([Credits(0), Credits(1_000_000)]),
     shared=st.sampled_from([None, *PARTS]),
     idempotent=st.booleans(),

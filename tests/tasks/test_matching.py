@@ -221,6 +221,7 @@ def test_what_must_not_run_twice_gets_no_copy():
         (demand(disk="1MB"), "bytes of disk"),
         (demand(location="eu"), "not in eu"),
         (demand(software=("ffmpeg",)), "do not have ffmpeg"),
+        (demand(network=True), "do not lend their network"),
     ],
 )
 def test_what_no_peer_offers_is_said(wanted, reason):
@@ -375,6 +376,7 @@ def test_states_follow_each_other():
         (Needs(gpus=1, gpu_memory="81GB"), "bytes of memory on each GPU"),
         (Needs(disk="1GB"), "bytes on the disk"),
         (Needs(gpus=1, gpu_memory="80GB", disk="1MB"), ""),
+        (Needs(network=True), "needs the network"),
     ],
 )
 def test_what_is_lent_has_bounds_of_every_kind(needs, lacking):

@@ -152,7 +152,7 @@ async def test_a_large_result_goes_into_a_file_and_small_ones_before_and_behind_
     assert (outcome.error_code, outcome.path) == ("task_failed", "")
     assert "no room for its result of 3,000," in outcome.error_message
     assert await value(executor, len, "abc") == 3
-    assert executor.statistics().warm == 4
+    assert executor.statistics().started <= 2  # the one that did it all, and the one that stands ready
 
 
 @pytest.mark.parametrize("sandbox_name", ["none", pytest.param("bubblewrap", marks=needs_bubblewrap)])
@@ -183,6 +183,29 @@ async def test_a_cgroup_that_cannot_be_joined_is_done_without(tmp_path, monkeypa
     async with ChildExecutor(tmp_path / "work", slots=1, memory_bytes=GIB, sandbox="none") as executor:
         assert executor.walls == "no walls"
         assert await value(executor, len, "abc") == 3
+
+
+def knock(port):
+    import socket
+
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
+@needs_bubblewrap
+async def test_a_task_has_the_network_only_where_it_asks_for_it(walled):
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    for network in (False, True, False):
+        needs = Needs(memory="128MiB", seconds=20.0, network=network)
+        outcome = await walled.run(Work("t", PeerId("alice"), NAME, pack(knock, [port]), needs))
+        assert outcome.error_code == "", outcome
+        assert decode(outcome.payload) is network
+    assert walled.statistics().warm == 1  # the one without is the same as before
+    await listeners[0].aclose()
 
 
 def look_at(paths):

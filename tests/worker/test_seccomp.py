@@ -120,6 +120,8 @@ def test_sockets_without_namespaces(verdict):
     assert verdict(open_, "socket", 2, 1) == ALLOW
     assert verdict(open_, "socket", 2, 3) == EPERM
     assert verdict(open_, "socket", 1, 1) == EPERM
+    behind = rules(shared=False, network=True)  # the machine's network, and so its abstract names
+    assert [verdict(behind, "socket", family, 1) for family in (1, 2, 10)] == [EPERM, ALLOW, ALLOW]
     assert verdict(closed, "socketpair", 1, 1) == ALLOW
     assert verdict(closed, "socketpair", 16, 1) == EPERM
 
