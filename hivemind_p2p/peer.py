@@ -40,6 +40,7 @@ from hivemind_p2p.errors import (
 from hivemind_p2p.hive_key import secret_of
 from hivemind_p2p.identity import Identity
 from hivemind_p2p.lending import Lending
+from hivemind_p2p.misbehaviour import Misbehaviour
 from hivemind_p2p.net.addresses import is_dialable, join_peer, split_peer
 from hivemind_p2p.net.knocking import explained
 from hivemind_p2p.net.reachability_service import ReachabilityService, ReachabilitySettings
@@ -175,13 +176,14 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             wait_for_room=settings.wait_for_room,
             helpers=True,
         )
+        misbehaviour = Misbehaviour(on_misbehaviour)
         content = SwarmService(
             network,
             directory,
             folder / "content",
             clock=time.time,
             limits=limits,
-            on_misbehaviour=on_misbehaviour,
+            on_misbehaviour=misbehaviour,
         )
         await nursery.start(content.run)
         accounts, purse, till = await _open_account(settings, identity, network, bootstrap, folder, nursery)
@@ -204,6 +206,7 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
             transport=transport,
             reachability=await _reach_out(settings, transport, bootstrap, offers, nursery),
         )
+        misbehaviour.mistrusted_by(peer.tasks.mistrust)
         if settings.lend:
             peer = await _lend(peer, stack, nursery)
         _events.info("peer_ready", peer=peer.peer_id, addresses=network.addresses)

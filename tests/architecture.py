@@ -31,6 +31,7 @@ LAYERS = {
     "credits": 3,
     "worker": 4,
     "lending": 5,
+    "misbehaviour": 5,
     "offers": 5,
     "peer": 5,
     "record_validators": 5,

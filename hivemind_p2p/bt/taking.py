@@ -185,8 +185,9 @@ class Taking:
                 case decided.Drop(source, reason):
                     made.append(Leave(source, reason))
                 case decided.Ban(source, reason):
+                    if source not in self.banned:  # more wrong pieces may have been on their way with the first
+                        made.append(Ban(source, reason))
                     self.banned[source] = reason
-                    made.append(Ban(source, reason))
                 case decided.Done():
                     made.append(Finished())
         return made

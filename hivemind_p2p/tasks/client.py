@@ -121,7 +121,7 @@ class TaskClient:
         return course
 
     def mistrust(self, peer: PeerId, task_id: str) -> None:
-        """Gives a peer no tasks for a while, and tells the bootstrap: it was wrong about this one."""
+        """Gives a peer no tasks for a while, and tells the bootstrap: it was wrong about this, whatever it is."""
         self._counts["mistrusted"] += 1
         self._dispatcher.leave_alone(peer, MISTRUST)
         if self._reputation is not None:

@@ -95,7 +95,7 @@ async def test_who_sent_wrong_bytes_is_reported_and_nobody_else(autojump_clock, 
         link = await seed.swarm.share(folder)
         rogue = Rogue(members, await manifest_of_member(seed, link), lie)
         assert contents_of(await peer.swarm.fetch(link)) == FILES
-        assert [who for who, _ in reports] == [rogue.peer_id]
+        assert [who for who, _ in reports] == [rogue.peer_id], "once, however many wrong pieces were on their way"
         assert "does not match the hash tree" in reports[0][1]
 
 

@@ -164,6 +164,27 @@ def test_a_fetch_that_was_killed_goes_on_where_it_was(joined, large, tmp_path):
     assert seed.end() != 0
 
 
+def damage_unnoticed(folder: Path) -> None:
+    """Changes a byte of each block, as a failing disk does: sizes and times stay what they were."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            times = path.stat()
+            path.write_bytes(bytes(byte ^ 1 if at % 2**14 == 0 else byte for at, byte in enumerate(path.read_bytes())))
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+async def test_who_sends_wrong_bytes_is_banned_and_gets_no_tasks_either(hive, joined, folder, tmp_path):
+    with Program(["-m", PEER, "share", str(folder), "--json"], environment(joined)) as liar:
+        link = liar.ready()["link"]
+        damage_unnoticed(folder)
+        async with hm.open_hive(hive.nodes.bootstrap_address) as own, trio.open_nursery() as nursery:
+            nursery.start_soon(own.fetch, link, tmp_path / "to")
+            tasks = own.peer.tasks
+            await trio.to_thread.run_sync(until, lambda: tasks.statistics().get("mistrusted") == 1, "it is mistrusted")
+            nursery.cancel_scope.cancel()
+            assert own.peer.content.statistics().misbehaved == 1
+
+
 async def test_a_program_that_runs_trio_itself(hive, folder, tmp_path):
     credentials = hive.nodes.credentials("ben")
     async with hm.open_hive(
