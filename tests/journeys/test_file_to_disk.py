@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -162,6 +163,28 @@ def test_a_fetch_that_was_killed_goes_on_where_it_was(joined, large, tmp_path):
         # Nothing but the content is left.
         assert [path.name for path in to.iterdir()] == ["large"]
     assert seed.end() != 0
+
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=5m none "$0" && head -c 4194304 /dev/zero > "$0/filler" || exit 99
+"$@" && cp -r "$0/to" "$0.copied"
+"""
+
+
+def test_a_real_disk_that_is_full_is_waited_for(joined, folder, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with Program(["-m", PEER, "share", str(folder), "--json"], environment(joined)) as seed:
+        fetch = (sys.executable, "-m", PEER, "fetch", seed.ready()["link"], "--to", str(disk / "to"), "--json")
+        become = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+        small = ("unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, str(disk))
+        with Program(["-c", become, *small, *fetch], environment(joined)) as fetching:
+            until(lambda: "fetch_paused" in fetching.errors or not fetching.running, "the disk is full")
+            assert "no room" in fetching.errors
+            os.unlink(f"/proc/{fetching.pid}/root{disk}/filler")
+            assert fetching.end() == 0, fetching.errors
+            assert "fetch_goes_on" in fetching.errors
+    assert contents(tmp_path / "disk.copied" / "data") == contents(folder)
 
 
 def damage_unnoticed(folder: Path) -> None:
