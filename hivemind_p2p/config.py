@@ -57,6 +57,8 @@ class Settings:
         prices: What this peer asks.
         upload_limit: Bytes a second of contents that are sent to others, all together; 0 for no limit.
         download_limit: Bytes a second of contents that are fetched, all together; 0 for no limit.
+        upload_slots: Peers that each content is given to at a time.
+        content_connections: Peers with which each content is exchanged at a time.
         storage: Bytes that fetched contents may take in the data folder; 0 for as many as there are.
         wait_for_room: Seconds for which a fetch waits on a full disk for room.
         relay: Whether calls are relayed for peers that cannot be called directly.
@@ -89,6 +91,8 @@ class Settings:
     prices: Prices = field(default_factory=Prices)
     upload_limit: int = 0
     download_limit: int = 0
+    upload_slots: int = 8
+    content_connections: int = 128
     storage: int = 0
     wait_for_room: float = 600.0
     relay: bool = False
@@ -236,7 +240,7 @@ def _gpus(value: Any) -> int:
     return int(value)
 
 
-def _threads(value: Any) -> int:
+def _one_or_more(value: Any) -> int:
     if int(value) < 1:
         raise ValueError(value)
     return int(value)
@@ -255,10 +259,12 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "memory": parse_bytes,
     "upload_limit": _rate,
     "download_limit": _rate,
+    "upload_slots": _one_or_more,
+    "content_connections": _one_or_more,
     "storage": parse_bytes,
     "wait_for_room": _positive,
     "drain_seconds": _positive,
-    "threads": _threads,
+    "threads": _one_or_more,
     "prices": _prices,
     "unsafe": _truth,
     "task_network": _truth,

@@ -172,6 +172,8 @@ async def open_peer(settings: Settings, *, on_misbehaviour: OnMisbehaviour | Non
         limits = Limits(
             upload=TokenBucket(settings.upload_limit),
             download=TokenBucket(settings.download_limit),
+            slots=settings.upload_slots,
+            conversations=settings.content_connections,
             storage=settings.storage,
             wait_for_room=settings.wait_for_room,
             helpers=True,

@@ -43,6 +43,8 @@ def test_every_kind_of_value_from_the_environment(monkeypatch):
         "MEMORY": "8GiB",
         "THREADS": "2",
         "SANDBOX": "none",
+        "UPLOAD_SLOTS": "3",
+        "CONTENT_CONNECTIONS": "40",
     }
     for name, value in values.items():
         monkeypatch.setenv(f"HIVEMIND_P2P_{name}", value)
@@ -55,6 +57,8 @@ def test_every_kind_of_value_from_the_environment(monkeypatch):
         memory=8 * 2**30,
         threads=2,
         sandbox="none",
+        upload_slots=3,
+        content_connections=40,
     )
 
 

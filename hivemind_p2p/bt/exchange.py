@@ -48,6 +48,7 @@ class Limits:
         upload: Bytes a second of blocks that are sent.
         download: Bytes a second of blocks that are received.
         slots: Peers served at a time, for each content.
+        conversations: Conversations that go on at a time, about each content.
         storage: Bytes that fetched contents may take in this peer's own folder; 0 for as many as there are. The least
             recently used go when there are more, but none that is pinned or in use.
         wait_for_room: Seconds for which a fetch waits on a full disk for room.
@@ -57,6 +58,7 @@ class Limits:
     upload: TokenBucket = field(default_factory=TokenBucket)
     download: TokenBucket = field(default_factory=TokenBucket)
     slots: int = SLOTS
+    conversations: int = MOST_CONVERSATIONS
     storage: int = 0
     wait_for_room: float = WAIT_FOR_ROOM
     helpers: bool = False
@@ -194,7 +196,7 @@ class Exchange:
         """One conversation a pair: of two opened at the same time both sides keep that of the smaller peer id."""
         old = self._conversations.get(new.peer)
         if old is None:
-            if len(self) >= MOST_CONVERSATIONS:
+            if len(self) >= self._limits.conversations:
                 raise BusyError(f"{len(self)} conversations about this content go on already")
             return True
         if old.opener != new.opener and old.opener == min(self._me, new.peer):

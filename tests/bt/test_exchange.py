@@ -1,5 +1,7 @@
 """Several members of one swarm over a memory network: both ways on one channel, hearsay, limits, who is reported."""
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -85,6 +87,25 @@ async def test_a_limit_holds(autojump_clock, folder, tmp_path, who):
         started = trio.current_time()
         assert contents_of(await peer.swarm.fetch(link)) == FILES
         assert 5.5 < trio.current_time() - started < 9.0, "a burst of a second, and the last message, count for nothing"
+
+
+async def test_slots_and_conversations_are_bounded_and_everybody_ends_complete(autojump_clock, folder, tmp_path):
+    async with hive(tmp_path, bandwidth=200_000) as members:
+        seed = members.member("seed", limits=Limits(slots=1, conversations=2))
+        link = await seed.swarm.share(folder)
+        peers = [members.member(f"peer{number}", seed=number) for number in range(4)]
+        seen = []
+
+        def look(_):
+            (content,) = seed.swarm.statistics().contents
+            seen.append((content.peers, content.served))
+
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(partial(peer.swarm.fetch, link, progress=look))
+        assert max(peers for peers, _ in seen) == 2
+        assert max(served for _, served in seen) == 1
+        assert all(peer.swarm.statistics().contents[0].held_pieces == 64 for peer in peers)
 
 
 async def test_who_sent_wrong_bytes_is_reported_and_nobody_else(autojump_clock, folder, tmp_path):
