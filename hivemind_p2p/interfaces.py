@@ -226,6 +226,9 @@ class Content(Protocol):
             The folder (or the file) as it lies on the disk. Where only ranges were wanted the rest is a hole.
         """
 
+    async def has(self, link: Link) -> bool:
+        """Whether this peer has a content already, or some of it."""
+
     async def remove(self, link: Link) -> None:
         """Forgets a content and serves it no more. Its files go too where they were fetched."""
 

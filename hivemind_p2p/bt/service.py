@@ -278,6 +278,15 @@ class SwarmService:
         """
         await self._keeper.pin(await self._known(link), pinned=pinned)
 
+    async def has(self, link: Link) -> bool:
+        """Whether this peer has a content already, or some of it: shared, fetched, or being fetched.
+
+        Raises:
+            LinkError: It is no link.
+        """
+        await self._load()
+        return self._contents.get(infohash_of(link)) is not None
+
     async def remove(self, link: Link) -> None:
         """Forgets a content and serves it no more. Its files go too where they lie in this peer's own folder.
 

@@ -19,6 +19,9 @@ AT_ONCE: Final = 2
 """Results that are fetched at a time: each is held in memory once, when it is read."""
 
 
+TIDY_DEADLINE: Final = 10.0
+"""Seconds for removing what was fetched, which tells the directory."""
+
 IN_A_THREAD: Final = 1 << 20
 """Bytes from which a result is read in a thread: less takes a few milliseconds at most."""
 
@@ -47,6 +50,9 @@ class LinkedValues:
             HivemindError: It could not be fetched.
         """
         async with self._turns:
+            if await self._content.has(output.link):
+                # What is one's own must not go because a peer calls it a result.
+                raise ProtocolError("a result is something that was here before")
             seconds = fetch_deadline(output.length)
             try:
                 with trio.move_on_after(seconds):
@@ -56,7 +62,7 @@ class LinkedValues:
                     return await trio.to_thread.run_sync(_read, path, output.length)
                 raise DeadlineExceededError(f"a result of {output.length:,} bytes did not come within {seconds:g} s")
             finally:
-                with trio.CancelScope(shield=True), suppress(HivemindError):  # nothing of it may have come
+                with trio.move_on_after(TIDY_DEADLINE, shield=True), suppress(HivemindError):  # nothing may have come
                     await self._content.remove(output.link)
 
     async def _fetch(self, output: Input) -> Path:

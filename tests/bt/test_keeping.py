@@ -117,9 +117,12 @@ async def test_a_content_is_removed(autojump_clock, folder, tmp_path):
     async with hive(tmp_path) as members:
         seed, peer = members.member("seed"), members.member("peer")
         link = await seed.swarm.share(folder)
+        assert (await seed.swarm.has(link), await peer.swarm.has(link)) == (True, False)
         path = await peer.swarm.fetch(link)
+        assert await peer.swarm.has(link)
         await peer.swarm.remove(link)
         assert not path.exists()
+        assert not await peer.swarm.has(link)
         assert peer.swarm.statistics().contents == ()
         await seed.swarm.remove(link)
         assert contents_of(folder) == FILES, "a user's own files stay"

@@ -174,7 +174,7 @@ class FakeSwarm:
 
     def __init__(self, folder):
         self.folder, self.shared, self.fetched, self.seconds, self.lies = folder, {}, set(), 0.0, {}
-        self.removed = []
+        self.removed, self.own = [], set()
 
     def of(self, owner):
         return FakeContent(self, owner)
@@ -195,6 +195,9 @@ class FakeContent:
             raise NoSourceError("nobody has it")
         length = self.swarm.lies.get("length", self.swarm.shared[link].stat().st_size)
         return (FileEntry(self.swarm.shared[link].name, length),)
+
+    async def has(self, link):
+        return self.owner == "caller" and link in self.swarm.own
 
     async def fetch(self, link, **_):
         await trio.sleep(self.swarm.seconds)

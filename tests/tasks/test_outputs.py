@@ -152,6 +152,15 @@ async def test_a_value_larger_than_its_task_could_hold_is_a_broken_rule(nursery,
         await hive.run("file 1000", needs=needs)
 
 
+async def test_a_content_of_ones_own_is_no_result_and_stays(nursery, make_hive, swarm, autojump_clock):
+    hive = make_hive(nursery, swarm=swarm)
+    swarm.own.add(Link("magnet:result-t"))
+    with pytest.raises(ProtocolError, match="here before"):
+        await hive.run("file 1000")
+    await trio.sleep(10)
+    assert swarm.removed == [("worker", "magnet:result-t")]
+
+
 def test_what_a_result_may_have_follows_from_the_memory_of_its_task():
     assert most_result_bytes(1) == MAX_PAYLOAD_BYTES
     assert most_result_bytes(1 << 30) == 1 << 30
