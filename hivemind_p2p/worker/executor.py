@@ -280,8 +280,8 @@ class ChildExecutor:
 
     def _begin(self, place: Workplace, child: ChildProcess) -> None:
         place.begin(child)
-        child.limit(place.key.memory_bytes, place.key.cpus)
-        child.pipes.allow(most_result_bytes(place.key.memory_bytes))
+        if child.group is not None:
+            child.limit(place.key.memory_bytes, place.key.cpus)
         self._place_of[child] = place
 
     async def _bring_child(self, place: Workplace) -> None:
@@ -297,6 +297,7 @@ class ChildExecutor:
         if child is None:
             self._end_without_child(place, error)
             return
+        child.pipes.allow(most_result_bytes(place.key.memory_bytes))  # a warm one serves this size only
         self._begin(place, child)
         self._spawn_reader(child)
         self._feed(place)

@@ -294,7 +294,8 @@ class Lanes:
         """The line that gets the next lane: of the account with the least, in turns; None where nothing fits."""
         if self.paused:
             return None
-        for line in sorted(self._that_wait(), key=self._order):
+        wait = self._that_wait()
+        for line in sorted(wait, key=self._order) if len(wait) > 1 else wait:
             if self._fits(line.key):
                 return line
             if not line.lanes:
