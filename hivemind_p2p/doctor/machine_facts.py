@@ -163,7 +163,7 @@ class SandboxFact:
     Attributes:
         wanted: What the settings ask for: ``auto``, ``bubblewrap``, ``landlock`` or ``none``.
         linux: Whether this is a system that has walls.
-        installed: Whether what they are made with is there.
+        installed: Whether bubblewrap is there.
         works: Whether a task could be started behind its walls.
         own_user: Whether each task is a user of its own.
         switch: The kernel's setting that forbids it, as it should be.

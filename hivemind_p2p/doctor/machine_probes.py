@@ -194,7 +194,8 @@ async def sandbox(wanted: str) -> SandboxFact:
                 continue
             await child.kill()
             return SandboxFact(wanted, linux, installed=True, works=True, own_user=wall.own_user, wall=wall.name)
-    return SandboxFact(wanted, linux, installed=bool(possible), switch=_switch() if possible else "", detail=detail)
+    installed = any(wall.name == "bubblewrap" for wall in possible)
+    return SandboxFact(wanted, linux, installed=installed, switch=_switch() if installed else "", detail=detail)
 
 
 async def cgroup() -> CgroupFact:
