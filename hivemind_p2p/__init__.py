@@ -22,7 +22,8 @@ Importing this package loads neither torch nor libp2p: every name below is loade
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # what type checkers take for true; `typing` itself takes longer to import than all of this
 
 if TYPE_CHECKING:
     from hivemind_p2p import errors
@@ -104,7 +105,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "errors":
         return importlib.import_module("hivemind_p2p.errors")
     if name not in _HOMES:

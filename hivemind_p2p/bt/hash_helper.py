@@ -22,12 +22,14 @@ import json
 import mmap
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from hivemind_p2p.bt.hashing import hash_mapped, verify_piece
+
+TYPE_CHECKING = False  # it is ready the sooner the less it imports
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes of a question or an answer: the layers of one span of the smallest pieces take some 300 KiB."""
@@ -58,12 +60,11 @@ def _hash(path: str, start: int, stop: int, leaves: int) -> str:
     return hash_mapped(path, start=start, stop=stop, leaves=leaves).hex()
 
 
-def serve(asked: socket.socket, memory: memoryview) -> None:
-    """Answers until the other side has closed the socket."""
-    with asked.makefile("rwb") as lines:
-        while line := lines.readline(LONGEST_LINE):
-            lines.write(json.dumps(answer(json.loads(line), memory)).encode() + b"\n")
-            lines.flush()
+def serve(questions: BinaryIO, answers: BinaryIO, memory: memoryview) -> None:
+    """Answers until the other side has closed its socket."""
+    while line := questions.readline(LONGEST_LINE):
+        answers.write(json.dumps(answer(json.loads(line), memory)).encode() + b"\n")
+        answers.flush()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     if shared >= 0:
         memory = memoryview(mmap.mmap(shared, length, prot=mmap.PROT_READ))
         os.close(shared)
-    with socket.socket(fileno=descriptor) as asked:
-        serve(asked, memory)
+    with open(descriptor, "rb") as questions, open(descriptor, "wb", closefd=False) as answers:
+        serve(questions, answers, memory)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ import os
 from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from struct import Struct
+
+TYPE_CHECKING = False  # a helper process is ready the sooner the less this imports
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BLOCK = 16 * 1024
 """Bytes of a leaf, fixed by BEP 52."""

@@ -126,9 +126,10 @@ def test_answers_match_the_bytes(pieces):
 
 def test_lines_are_answered_in_their_order_until_the_end(tmp_path):
     ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=serve, args=(theirs, memoryview(b"abcdef")))
+    questions, answers = theirs.makefile("rb"), theirs.makefile("wb")
+    thread = threading.Thread(target=serve, args=(questions, answers, memoryview(b"abcdef")))
     thread.start()
-    with ours, ours.makefile("rwb") as lines:
+    with theirs, questions, answers, ours, ours.makefile("rwb") as lines:
         for _ in range(3):
             lines.write(
                 json.dumps({"check": [[0, 3, 1, piece_hash(b"abc", leaves=1).hex()], [3, 3, 1, "00"]]}).encode()
@@ -139,7 +140,6 @@ def test_lines_are_answered_in_their_order_until_the_end(tmp_path):
         ours.shutdown(socket.SHUT_WR)
         thread.join(10)
         assert not thread.is_alive()
-    theirs.close()
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
